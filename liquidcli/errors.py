@@ -1,0 +1,68 @@
+"""The one exception tree. A message says what was found and what was expected; a hint names the next command to type.
+
+    LiquidError            1  failed
+    ├── UsageError         2  the words of the command are off
+    ├── NotFoundError      3  no such model, file or tensor
+    ├── NetworkError       4  network or authorisation
+    ├── MemoryFitError     5  does not fit in memory
+    ├── IntegrityError     6  a hash differs, a GGUF or checkpoint is broken
+    ├── DiskSpaceError     7  not enough room on the disk
+    └── Interrupted      130  Ctrl-C
+
+Knows nothing of terminals: `liquidcli.cli.app` is the only handler.
+"""
+
+from __future__ import annotations
+
+
+class LiquidError(Exception):
+    """A failure a person can act on: one sentence, an optional hint, an exit code."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LiquidError):
+    """The command was typed in a way that cannot be meant."""
+
+    exit_code = 2
+
+
+class NotFoundError(LiquidError):
+    """A model, a file or a tensor that was named is not there."""
+
+    exit_code = 3
+
+
+class NetworkError(LiquidError):
+    """The hub or the package index could not be reached, or refused."""
+
+    exit_code = 4
+
+
+class MemoryFitError(LiquidError):
+    """The model or its context does not fit in memory."""
+
+    exit_code = 5
+
+
+class IntegrityError(LiquidError):
+    """A file is not what it says: broken, truncated, of another model, or with another hash."""
+
+    exit_code = 6
+
+
+class DiskSpaceError(LiquidError):
+    """The output would not fit on the disk; nothing was written."""
+
+    exit_code = 7
+
+
+class Interrupted(LiquidError):
+    """Ctrl-C: what was half-written is gone."""
+
+    exit_code = 130

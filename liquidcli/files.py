@@ -1,0 +1,74 @@
+"""Files that are either whole or absent: space is checked, `.part` is written beside the target, synced and renamed.
+
+Knows nothing of what is inside the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import DiskSpaceError, LiquidError, NotFoundError, UsageError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise DiskSpaceError, with both numbers, when `folder`'s disk has less than `needed_bytes` free."""
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise DiskSpaceError(
+            f"{folder} has {free_bytes / 1e9:.2f} GB free and this needs {needed_bytes / 1e9:.2f} GB",
+            hint="free some space, or name another folder with -o",
+        )
+
+
+@contextlib.contextmanager
+def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
+    """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, on any failure it is removed.
+
+    Raises UsageError for a folder, NotFoundError for a missing parent, DiskSpaceError before or during the writing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, a file name was expected", hint=f"try {path / 'model.gguf'}")
+    if not path.parent.is_dir():
+        raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
+    check_space(path.parent, size_bytes)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise LiquidError(f"cannot write in {path.parent}: {error.strerror}") from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        part.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskSpaceError(f"the disk of {path.parent} is full; nothing was kept") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path | str, progress: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file, read in 1 MiB steps; `progress` is told the bytes of each step."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
