@@ -1,0 +1,78 @@
+"""Wiring: one line per command, and the only error handler.
+
+Knows which verb lives where and which failure ends with which exit code. Does not know what any verb does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from ..errors import UsageError
+from ..ui.console import hush, out
+from .failures import explain
+from .mistyped import one_dash_word
+
+app = typer.Typer(
+    name="liquid",
+    help="Run language models at each token's own depth: pull, convert, quantize, chat and measure.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from .version import version_text
+
+        out.data(version_text())
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the versions and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        out.data(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run one command line and leave with its exit code."""
+    args = sys.argv[1:] if args is None else args
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    code = run(args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        hush()
+    sys.exit(code)
+
+
+def run(args: list[str]) -> int:
+    """One command line to an exit code; every failure becomes a sentence on stderr."""
+    try:
+        command = typer.main.get_command(app)
+        if error := one_dash_word(command, args):
+            raise error
+        return command(args, prog_name="liquid", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("LIQUID_DEBUG") == "1":
+            import traceback
+
+            traceback.print_exc()
+        failure = explain(error)
+        out.error(failure)
+        return failure.exit_code

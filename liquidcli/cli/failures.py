@@ -1,0 +1,54 @@
+"""Any exception to one sentence, a hint and an exit code.
+
+Knows what the parser, the operating system and Python raise. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import typer
+
+from ..errors import DiskSpaceError, Interrupted, LiquidError, MemoryFitError, NotFoundError, UsageError
+
+_BY_ERRNO: dict[int, tuple[type[LiquidError], str]] = {
+    errno.ENOENT: (NotFoundError, "{file}: no such file or folder"),
+    errno.EISDIR: (UsageError, "{file} is a folder, a file was expected"),
+    errno.ENOTDIR: (UsageError, "{file}: a part of this path is a file, not a folder"),
+    errno.EACCES: (LiquidError, "{file}: permission denied"),
+    errno.EROFS: (LiquidError, "{file}: the file system is read-only"),
+    errno.ENOSPC: (DiskSpaceError, "the disk is full ({file})"),
+    errno.EDQUOT: (DiskSpaceError, "the disk quota is used up ({file})"),
+    errno.ENOMEM: (MemoryFitError, "the system has no memory left"),
+}
+
+
+def explain(error: BaseException) -> LiquidError:
+    """What to tell the person who typed the command."""
+    if isinstance(error, LiquidError):
+        return error
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        return Interrupted("stopped")
+    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+        kind, text = _BY_ERRNO[error.errno]
+        return kind(text.format(file=error.filename or "a file"))
+    if isinstance(error, MemoryError):
+        return MemoryFitError("this does not fit in memory")
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("liquidcli"):
+        return LiquidError(f"this needs the package {error.name}, which is not installed")
+    words = str(error).strip() or "no message"
+    return LiquidError(
+        f"internal error: {type(error).__name__}: {words[:300]}",
+        hint="this is a bug; run with LIQUID_DEBUG=1 to see where it happened",
+    )
+
+
+def _usage(error: typer.TyperException) -> LiquidError:
+    words = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "liquid"
+    failure = UsageError(words[:1].lower() + words[1:], hint=f"{path} --help")
+    failure.exit_code = error.exit_code
+    return failure

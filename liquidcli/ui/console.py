@@ -1,0 +1,138 @@
+"""The one way out: data on stdout, talk on stderr, in human, JSON or quiet mode.
+
+Everything that goes through here is freed of control characters. Rich is imported only where something is drawn, and
+only in this package. Knows nothing of models or of the words of a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from ..errors import LiquidError
+from .stream import UNSAFE, Sanitizer, sanitize
+
+EXIT_BROKEN_PIPE = 141
+
+
+class Out:
+    """What verbs talk to. `json_mode` and `quiet` are set once, by `configure`."""
+
+    def __init__(self) -> None:
+        self.json_mode = False
+        self.quiet = False
+        self._answer = Sanitizer()
+
+    def configure(self, *, json: bool | None = None, quiet: bool | None = None) -> None:
+        self.json_mode = self.json_mode if json is None else json
+        self.quiet = self.quiet if quiet is None else quiet
+
+    def data(self, text: str) -> None:
+        """One line (or several) of result."""
+        self._write(sys.stdout, sanitize(text) + "\n")
+
+    def json(self, value: Any) -> None:
+        """One JSON document; dangerous characters are written as \\uXXXX, NaN and infinity as null."""
+        text = json.dumps(_plain(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+        self._write(sys.stdout, UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+    def stream(self, text: str) -> None:
+        """A piece of an answer, without a newline of our own; escape sequences split over pieces are caught too."""
+        self._write(sys.stdout, self._answer.feed(text))
+
+    def end_stream(self) -> None:
+        """An answer is over: an escape sequence left open in it does not eat the next one."""
+        self._answer = Sanitizer()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Aligned columns; a name that begins with `>` is aligned right. Fits a terminal, is never cut in a pipe."""
+        from .tables import render
+
+        self._write(sys.stdout, render(columns, rows, sys.stdout))
+
+    def talk(self, text: str) -> None:
+        if not self.quiet:
+            self._write(sys.stderr, sanitize(text) + "\n")
+
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self._write(sys.stderr, f"{self._paint('warning:', '33')} {sanitize(text)}\n")
+
+    def error(self, error: LiquidError) -> None:
+        self._write(sys.stderr, f"{self._paint('error:', '1;31')} {one_line(error.message)}\n")
+        if error.hint:
+            self._write(sys.stderr, f"{self._paint('hint:', '36')} {one_line(error.hint)}\n")
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; no terminal, no answer and anything but yes are a no."""
+        if not sys.stdin.isatty():
+            return False
+        self._write(sys.stderr, f"{sanitize(question)} [y/N] ")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int | None, unit: str = "bytes") -> Iterator[Any]:
+        """A bar on stderr; its value has `update(done, total=None, what=None)`. Silent in a pipe and when quiet."""
+        from .progress import Silent, bar
+
+        if self.quiet or not is_terminal(sys.stderr):
+            yield Silent()
+        else:
+            with bar(what, total, unit, color=wants_color(sys.stderr)) as running:
+                yield running
+
+    def _paint(self, word: str, code: str) -> str:
+        return f"\x1b[{code}m{word}\x1b[0m" if wants_color(sys.stderr) else word
+
+    def _write(self, file: IO[str], text: str) -> None:
+        try:
+            file.write(text)
+            file.flush()
+        except BrokenPipeError:
+            hush()
+            raise SystemExit(EXIT_BROKEN_PIPE) from None
+
+
+def hush() -> None:
+    """Nobody reads any more: let the interpreter's last flush go nowhere."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        for file in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere.fileno(), file.fileno())
+
+
+def is_terminal(file: IO[str]) -> bool:
+    """A terminal that can move its cursor."""
+    return file.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wants_color(file: IO[str]) -> bool:
+    return is_terminal(file) and not os.environ.get("NO_COLOR")
+
+
+def one_line(text: str) -> str:
+    """A message that may quote a hostile file, on one line."""
+    return " ".join(sanitize(text).split())
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, no bytes, no numpy numbers and no paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+ProgressUpdate = Callable[..., None]
+out = Out()
