@@ -1,4 +1,4 @@
-"""The PyTorch reference of the architecture: what the converter and the runtime are checked against, and what trains gates.
+"""The PyTorch reference of the architecture: the converter and the runtime are checked against it and gates train in it.
 
 Needs torch and safetensors, the optional extra `train`; nothing else of the package imports this room at module level.
 """
@@ -10,11 +10,13 @@ import importlib.util
 from liquidcli.errors import LiquidError
 
 if missing := [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]:
-    raise LiquidError(f"the PyTorch reference needs {' and '.join(missing)}, which is not installed",
-                      hint="pip install 'liquid-depth[train]'")
+    raise LiquidError(
+        f"the PyTorch reference needs {' and '.join(missing)}, which is not installed",
+        hint="pip install 'liquid-depth[train]'",
+    )
 
-from .checkpoint import from_pretrained, save_pretrained  # noqa: E402
-from .config import DepthConfig, LiquidConfig  # noqa: E402
-from .model import LiquidForCausalLM, Output, Trace  # noqa: E402
+from .checkpoint import from_pretrained, save_pretrained
+from .config import DepthConfig, LiquidConfig
+from .model import LiquidForCausalLM, Output, Trace
 
 __all__ = ["DepthConfig", "LiquidConfig", "LiquidForCausalLM", "Output", "Trace", "from_pretrained", "save_pretrained"]

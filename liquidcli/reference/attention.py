@@ -1,6 +1,7 @@
 """Attention of one layer: projections, q/k norms, rotation, windows, temperature. Knows nothing of depth.
 
-Order, as llama.cpp has it: project, bias, clamp, norm (head, full), rotate, norm (l2); layers without RoPE scale q by position instead.
+Order, as llama.cpp has it: project, bias, clamp, norm (head, full), rotate, norm (l2). Layers without RoPE scale q by
+position instead of the last two.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class Attention(nn.Module):
             q, k, v = (x.clamp(-limit, limit) for x in (q, k, v))
         if self.config.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for x in (q, k, v))  # [B, heads, T, head_dim]
+        q, k, v = (
+            x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for x in (q, k, v)
+        )  # [B, heads, T, head_dim]
         if self.config.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v

@@ -1,4 +1,4 @@
-"""Reads and writes Hugging Face folders of the reference: config.json and safetensors, one file or sharded; never a pickle.
+"""Hugging Face folders of the reference: config.json and safetensors, single or sharded; never a pickle.
 
 Also reads plain Llama-shaped folders (tensor names `mlp.*`), to which gates may be attached for training.
 """
@@ -57,12 +57,17 @@ def _infer(config: LiquidConfig, names: set[str]) -> LiquidConfig:
         has_bias = any(".depth_gate" in name and name.endswith(".head.bias") for name in names)
         folded = config.depth.gate_kind == "bottleneck" and not any(".depth_gate.dec." in name for name in names)
         config = replace(config, depth=replace(config.depth, gate_bias=has_bias, gate_folded=folded))
-    return replace(config, attention_bias="model.layers.0.self_attn.q_proj.bias" in names,
-                   attention_out_bias="model.layers.0.self_attn.o_proj.bias" in names,
-                   tie_word_embeddings=config.tie_word_embeddings or "lm_head.weight" not in names)
+    return replace(
+        config,
+        attention_bias="model.layers.0.self_attn.q_proj.bias" in names,
+        attention_out_bias="model.layers.0.self_attn.o_proj.bias" in names,
+        tie_word_embeddings=config.tie_word_embeddings or "lm_head.weight" not in names,
+    )
 
 
-def from_pretrained(folder: Path | str, *, depth: DepthConfig | None = None, dtype: torch.dtype = torch.float32) -> LiquidForCausalLM:
+def from_pretrained(
+    folder: Path | str, *, depth: DepthConfig | None = None, dtype: torch.dtype = torch.float32
+) -> LiquidForCausalLM:
     """The model of a checkpoint folder. `depth` attaches fresh gates to a base that has none."""
     folder = Path(folder)
     tensors = _read_tensors(folder)
@@ -74,8 +79,10 @@ def from_pretrained(folder: Path | str, *, depth: DepthConfig | None = None, dty
     missing, unexpected = model.load_state_dict({name: t.to(dtype) for name, t in tensors.items()}, strict=False)
     missing = [name for name in missing if not (fresh and ".depth_" in name)]
     if missing or unexpected:
-        raise IntegrityError(f"{folder}: {len(missing)} tensors are missing and {len(unexpected)} match nothing,"
-                             f" first {(missing + unexpected)[:3]}")
+        raise IntegrityError(
+            f"{folder}: {len(missing)} tensors are missing and {len(unexpected)} match nothing,"
+            f" first {(missing + unexpected)[:3]}"
+        )
     return model.eval()
 
 
@@ -91,7 +98,11 @@ def save_pretrained(model: LiquidForCausalLM, folder: Path | str, *, max_shard_b
             filled = 0
         shards[-1][name] = tensor.detach().contiguous().cpu()
         filled += tensor.nbytes
-    names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    names = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    )
     for name, shard in zip(names, shards, strict=True):
         with atomic_output(folder / name, sum(t.nbytes for t in shard.values())) as part:
             save_file(shard, part, metadata={"format": "pt"})

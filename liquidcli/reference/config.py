@@ -1,26 +1,27 @@
-"""LiquidConfig: what a `liquid` Hugging Face checkpoint says in config.json. Knows spelling, defaults and validity; no tensors.
+"""LiquidConfig: what a `liquid` Hugging Face checkpoint says in config.json: spelling, defaults, validity; no tensors.
 
 Names are the Llama 4 text model's where it has one, else those of the model that introduced the feature:
 
-    intermediate_size_mlp            dense layers' feed-forward size (a checkpoint with no MoE layer may give intermediate_size alone)
+    intermediate_size_mlp            dense layers' feed-forward size (intermediate_size if there is no MoE layer)
     intermediate_size                one expert's feed-forward size
     shared_expert_intermediate_size  0: no shared expert
     moe_layers                       indices of the MoE layers, explicit; num_local_experts, num_experts_per_tok
     scoring_func                     softmax, sigmoid; norm_topk_prob, routed_scaling_factor, expert_weight_before_ffn
     no_rope_layers                   one per layer, 1 = RoPE, 0 = none; absent = RoPE everywhere
-    layer_types                      one per layer: full_attention, sliding_attention, chunked_attention (never both of the last two)
+    layer_types                      one per layer: full_attention, and either sliding_attention or chunked_attention
     sliding_window, attention_chunk_size, attn_temperature_tuning, floor_scale, attn_scale, clip_qkv
     attention_bias                   q, k, v; attention_out_bias: o (absent = as attention_bias)
-    qk_norm                          none; head, full (weights q_norm, k_norm; before RoPE); l2 (no weight; after RoPE; RoPE layers only)
-    rope_scaling                     {rope_type: default|linear|llama3|yarn, factor, original_max_position_embeddings, ...}
+    qk_norm                          none; head, full (weights q_norm, k_norm; before RoPE);
+                                     l2 (no weight; after RoPE; in layers with RoPE only)
+    rope_scaling                     {rope_type: default|linear|llama3|yarn, factor, ...} as in transformers
 
-`rope_layout` does not describe this checkpoint: its q/k rows (weights, biases, and q_norm/k_norm weights) are always in the
-half-split order of Hugging Face models, feature i of a head rotating with feature i + head_dim/2. It says which layout the GGUF
-gets: `neox` keeps the rows as they are; `norm` interleaves each head's halves as the llama converters do, (2, d/2) -> (d/2, 2), which
-must then be done to biases and to q/k norm weights too; `none` means no RoPE in any layer.
+`rope_layout` does not describe this checkpoint: its q/k rows (weights, biases, and q_norm/k_norm weights) are always in
+the half-split order of Hugging Face models, feature i of a head rotating with feature i + head_dim/2. It says which
+layout the GGUF gets: `neox` keeps the rows as they are; `norm` interleaves each head's halves as the llama converters
+do, (2, d/2) -> (d/2, 2), which must then be done to biases and to q/k norm weights too; `none`: no RoPE in any layer.
 
-`depth` holds the depth gates, spelled as in GGUF; None = no gates. `gate_bias` and `gate_folded` are not written: they follow
-from which tensors the checkpoint holds.
+`depth` holds the depth gates, spelled as in GGUF; None = no gates. `gate_bias` and `gate_folded` are not written: they
+follow from which tensors the checkpoint holds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ GATE_KINDS = ("linear", "bottleneck")
 KV_POLICIES = ("project", "drop")
 GATE_SCOPES = ("layer", "attn", "ffn", "attn+ffn")
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+CHOICES = {
+    "rope_layout": ("norm", "neox", "none"),
+    "rope_type": ("default", "linear", "llama3", "yarn"),
+    "qk_norm": ("none", "head", "full", "l2"),
+    "scoring_func": ("softmax", "sigmoid"),
+}
 MODEL_TYPES = ("liquid", "llama", "mistral")
 INFERRED = ("gate_bias", "gate_folded")
 
@@ -70,8 +76,14 @@ class DepthConfig:
                 object.__setattr__(self, name, tuple(value))
         _require(self.gate_kind in GATE_KINDS, f"depth.gate_kind is {self.gate_kind!r}, expected one of {GATE_KINDS}")
         _require(self.kv_policy in KV_POLICIES, f"depth.kv_policy is {self.kv_policy!r}, expected one of {KV_POLICIES}")
-        _require(all(s in GATE_SCOPES for s in self.gate_scope or ()), f"depth.gate_scope has other values than {GATE_SCOPES}")
-        _require(self.gate_kind != "bottleneck" or self.gate_rank > 0, "depth.gate_rank must be positive for bottleneck gates")
+        _require(
+            all(s in GATE_SCOPES for s in self.gate_scope or ()),
+            f"depth.gate_scope has other values than {GATE_SCOPES}",
+        )
+        _require(
+            self.gate_kind != "bottleneck" or self.gate_rank > 0,
+            "depth.gate_rank must be positive for bottleneck gates",
+        )
         self._check_spans()
 
     def _check_spans(self) -> None:
@@ -81,7 +93,10 @@ class DepthConfig:
                 continue
             _require(layer >= next_free, f"depth.gate_span: the gate at layer {layer} lies inside an earlier span")
             next_free = layer + span
-            _require(next_free <= len(self.gate_span), f"depth.gate_span: the span at layer {layer} ends after the last layer")
+            _require(
+                next_free <= len(self.gate_span),
+                f"depth.gate_span: the span at layer {layer} ends after the last layer",
+            )
 
     @property
     def gate_layers(self) -> tuple[int, ...]:
@@ -137,7 +152,10 @@ class LiquidConfig:
         for name in ("no_rope_layers", "layer_types"):
             if (value := getattr(self, name)) is not None:
                 put(name, tuple(value))
-                _require(len(value) >= self.num_hidden_layers, f"{name} has {len(value)} entries for {self.num_hidden_layers} layers")
+                _require(
+                    len(value) >= self.num_hidden_layers,
+                    f"{name} has {len(value)} entries for {self.num_hidden_layers} layers",
+                )
         put("num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
         put("head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
         if self.attention_out_bias is None:
@@ -147,17 +165,22 @@ class LiquidConfig:
         self._check()
 
     def _check(self) -> None:
-        _require(self.num_attention_heads % self.num_key_value_heads == 0, "num_attention_heads is no multiple of num_key_value_heads")
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            _require(value in allowed, f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        kinds = set(self.layer_types or ())
+        n_expert, n_used = self.num_local_experts, self.num_experts_per_tok
+        spans = self.depth.gate_span if self.depth else [0] * self.num_hidden_layers
+        _require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            "num_attention_heads is no multiple of num_key_value_heads",
+        )
         _require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, expected an even number")
-        _require(self.rope_layout in ("norm", "neox", "none"), f"rope_layout is {self.rope_layout!r}, expected norm, neox or none")
-        _require(self.qk_norm in ("none", "head", "full", "l2"), f"qk_norm is {self.qk_norm!r}, expected none, head, full or l2")
-        _require(self.scoring_func in ("softmax", "sigmoid"), f"scoring_func is {self.scoring_func!r}, expected softmax or sigmoid")
-        _require(self.rope_type in ROPE_TYPES, f"rope_scaling.rope_type is {self.rope_type!r}, expected one of {ROPE_TYPES}")
-        _require(all(t in LAYER_TYPES for t in self.layer_types or ()), f"layer_types has other values than {LAYER_TYPES}")
-        _require(len({t for t in self.layer_types or ()} - {"full_attention"}) <= 1, "layer_types mixes sliding and chunked windows")
-        _require(self.window_type == "none" or bool(self.window_size), f"{self.window_type} windows without a window size")
-        _require(not self.moe_layers or 0 < self.num_experts_per_tok <= self.num_local_experts, "MoE layers without experts to pick from")
-        _require(self.depth is None or len(self.depth.gate_span) == self.num_hidden_layers, "depth.gate_span: expected one entry per layer")
+        _require(kinds <= set(LAYER_TYPES), f"layer_types has other values than {', '.join(LAYER_TYPES)}")
+        _require(len(kinds - {"full_attention"}) <= 1, "layer_types mixes sliding and chunked windows")
+        _require(self.window_type == "none" or self.window_size > 0, f"{self.window_type} windows without a size")
+        _require(not self.moe_layers or 0 < n_used <= n_expert, "MoE layers without experts to pick from")
+        _require(len(spans) == self.num_hidden_layers, "depth.gate_span: expected one entry per layer")
 
     @property
     def rope_type(self) -> str:
@@ -186,7 +209,7 @@ class LiquidConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LiquidConfig:
-        """A config.json's object: unknown keys are ignored here (the converter reports them), missing ones get defaults."""
+        """From a config.json's object; unknown keys are ignored here (the converter reports them)."""
         values = dict(values)
         model_type = values.get("model_type", "liquid")
         _require(model_type in MODEL_TYPES, f"model_type is {model_type!r}, the reference reads {MODEL_TYPES}")
@@ -206,8 +229,11 @@ class LiquidConfig:
         if self.depth is None:
             del values["depth"]
         else:
-            values["depth"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.depth).items()
-                               if k not in INFERRED and v is not None}
+            values["depth"] = {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in asdict(self.depth).items()
+                if k not in INFERRED and v is not None
+            }
         return {"model_type": "liquid", "architectures": ["LiquidForCausalLM"], **values}
 
 

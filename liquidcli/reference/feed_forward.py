@@ -1,4 +1,4 @@
-"""Feed-forward parts: gated MLP, mixture of experts, skip adapter. Each maps [B, T, hidden] to the same; none knows of depth."""
+"""Feed-forward parts: gated MLP (dense, shared expert, skip adapter) and mixture of experts. Know nothing of depth."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ GATE_MODES = ("hard", "ste", "soft")
 
 
 class DepthGate(nn.Module):
-    """z = head . n + b (linear) or head . dec . tanh(RMSNorm(enc . n)) + b (bottleneck; folded: head and dec are one vector)."""
+    """z = head . n + b (linear) or head . dec . tanh(RMSNorm(enc . n)) + b (bottleneck; folded: head . dec at once)."""
 
     def __init__(self, config: LiquidConfig) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class DepthGate(nn.Module):
 class Policy:
     """How gates are obeyed.
 
-    mode: auto (w > threshold), full (no gate is evaluated, w = 1), forced (the table decides alone, w is still evaluated and scales).
-    gate_mode: hard decides; ste decides too and passes w's gradient straight through; soft mixes both outcomes by a relaxed gate
-    sigmoid((z - logit(threshold) + noise) / temperature), noise being logistic with the scale `noise`.
+    mode: auto (w > threshold); full (no gate is evaluated, w = 1); forced (the table alone decides, w still
+    scales). gate_mode: hard decides; ste decides too and passes w's gradient straight through; soft mixes both
+    outcomes by a relaxed gate sigmoid((z - logit(threshold) + noise) / temperature) with logistic noise.
     """
 
     threshold: float
@@ -58,9 +58,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES or self.gate_mode not in GATE_MODES:
-            raise UsageError(f"depth {self.mode!r} with gates {self.gate_mode!r}: expected one of {MODES} and one of {GATE_MODES}")
+            raise UsageError(
+                f"depth {self.mode!r} with gates {self.gate_mode!r}: expected one of {MODES} and one of {GATE_MODES}"
+            )
         if (self.mode == "forced") != (self.forced is not None):
-            raise UsageError("forced decisions need mode 'forced' and a table [n_tokens, n_gate], and the other way round")
+            raise UsageError(
+                "forced decisions need mode 'forced' and a table [n_tokens, n_gate], and the other way round"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Decision:
 
 
 def decide(policy: Policy, z: torch.Tensor, gate: int, must_run: torch.Tensor) -> Decision:
-    """`must_run` [B, T]: tokens for which a skip is not allowed (min_layers, always_run_tokens); a forced table overrules it."""
+    """`must_run` [B, T]: tokens that may not skip (min_layers, always_run_tokens); a forced table overrules it."""
     w = z.sigmoid()
     run = w > torch.tensor(policy.threshold, dtype=w.dtype)
     if policy.mode == "forced":

@@ -25,7 +25,7 @@ from .gates import Decision, DepthGate, Policy, decide
 
 @dataclass
 class Trace:
-    """What happened to each token. z and w are NaN where no gate was evaluated; experts are -1 where the layer was skipped."""
+    """What happened to each token: z, w are NaN where no gate was evaluated, experts -1 where the layer was skipped."""
 
     z: torch.Tensor  # [B, T, n_gate], differentiable
     w: torch.Tensor  # [B, T, n_gate], differentiable
@@ -51,7 +51,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: LiquidConfig, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(config, layer)
-        self.feed_forward = MoE(config) if layer in config.moe_layers else MLP(config.hidden_size, config.intermediate_size_mlp)
+        self.feed_forward = (
+            MoE(config) if layer in config.moe_layers else MLP(config.hidden_size, config.intermediate_size_mlp)
+        )
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if layer in config.gate_layers:
@@ -59,7 +61,9 @@ class DecoderLayer(nn.Module):
             if config.depth.adapter_size:
                 self.depth_adapter = MLP(config.hidden_size, config.depth.adapter_size)
 
-    def forward(self, h: torch.Tensor, context: Context, c_run: torch.Tensor | float = 1.0) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, h: torch.Tensor, context: Context, c_run: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The state when the layer runs, and the experts picked."""
         h = h + self.self_attn(self.input_layernorm(h), context)
         out = self.feed_forward(self.post_attention_layernorm(h))
@@ -115,7 +119,9 @@ class LiquidModel(nn.Module):
 
     def _span(self, h: torch.Tensor, run: _Run, first: int, span: int) -> torch.Tensor:
         depth, entered = self.config.depth, h
-        chosen = decide(run.policy, self.layers[first].gate_logit(h), len(run.decisions), self._must_run(run, first + span))
+        chosen = decide(
+            run.policy, self.layers[first].gate_logit(h), len(run.decisions), self._must_run(run, first + span)
+        )
         run.decisions.append(chosen)
         c_run = chosen.w[..., None] if depth.ffn_scaled_by_gate else 1.0
         c_skip = 1 - chosen.w[..., None] if depth.adapter_scaled_by_gate else 1.0
@@ -166,13 +172,16 @@ class LiquidForCausalLM(nn.Module):
         return Output(nn.functional.linear(hidden, head), self._trace(tokens, run), hidden)
 
     def _trace(self, tokens: torch.Tensor, run: _Run) -> Trace:
-        none = torch.full((*tokens.shape, len(self.config.gate_layers)), float("nan"), device=tokens.device)
-        gather = lambda name, default: torch.stack([getattr(d, name) for d in run.decisions], -1) if run.decisions else default  # noqa: E731
-        n_used = self.config.num_experts_per_tok
-        experts = torch.stack(run.experts, -2) if run.experts else tokens.new_zeros((*tokens.shape, 0, n_used))
-        all_run = torch.ones_like(none)
-        return Trace(gather("z", none), gather("w", none), gather("run", all_run.bool()), gather("share", all_run),
-                     experts, run.layers_run, self.config.num_hidden_layers)
+        shape = (*tokens.shape, len(self.config.gate_layers))
+        not_evaluated = torch.full(shape, float("nan"), device=tokens.device)
+        per_gate = {"z": not_evaluated, "w": not_evaluated, "share": torch.ones_like(not_evaluated)}
+        per_gate["run"] = torch.ones_like(not_evaluated, dtype=torch.bool)
+        if run.decisions:
+            per_gate = {name: torch.stack([getattr(d, name) for d in run.decisions], -1) for name in per_gate}
+        experts = tokens.new_zeros((*tokens.shape, 0, self.config.num_experts_per_tok))
+        if run.experts:
+            experts = torch.stack(run.experts, -2)
+        return Trace(**per_gate, experts=experts, layers_run=run.layers_run, n_layer=self.config.num_hidden_layers)
 
 
 def _refuse_unsupported(config: LiquidConfig) -> None:
@@ -180,6 +189,8 @@ def _refuse_unsupported(config: LiquidConfig) -> None:
     if depth is None:
         return
     if depth.kv_policy != "project":
-        raise LiquidError(f"kv_policy {depth.kv_policy!r} is not supported by the PyTorch reference, expected 'project'")
+        raise LiquidError(
+            f"kv_policy {depth.kv_policy!r} is not supported by the PyTorch reference, expected 'project'"
+        )
     if any(scope != "layer" for scope in depth.gate_scope or ()) or any(depth.gate_exit or ()):
         raise LiquidError("attn and ffn scopes and exit gates are not supported by the PyTorch reference")

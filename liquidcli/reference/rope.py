@@ -24,7 +24,7 @@ def _llama3_factors(inv_freq: torch.Tensor, scaling: dict) -> torch.Tensor:
 
 
 def _yarn_mix(config: LiquidConfig, scaling: dict) -> torch.Tensor:
-    """Share of the unscaled angle per feature pair. ref: YaRN, equation 23; correction range floored, ceiled and clamped."""
+    """Share of the unscaled angle per feature pair. ref: YaRN, NTK-by-parts, range floored, ceiled, clamped."""
     dim, base = config.head_dim, config.rope_theta
     context = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
     pair_at = lambda turns: dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))  # noqa: E731
