@@ -1,4 +1,4 @@
-"""The PyTorch reference of the architecture: the converter and the runtime are checked against it and gates train in it.
+"""The PyTorch reference of the architecture; the converter and the runtime are checked against it; gates train in it.
 
 Needs torch and safetensors, the optional extra `train`; nothing else of the package imports this room at module level.
 """
