@@ -1,0 +1,115 @@
+"""What must hold of the tokenizer inside a model file, so that llama.cpp neither refuses nor asserts on it.
+
+Knows the `tokenizer.ggml.*` keys. Knows nothing of how text is split into tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gguf import GGUFValueType
+
+from .errors import IntegrityError
+
+if TYPE_CHECKING:
+    from .gguf_file import GGUFFile
+
+_MODELS = frozenset(("llama", "bert", "gpt2", "t5", "rwkv", "plamo2", "gemma4", "hybriddna", "whitespace"))
+_NO_TOKENIZER = frozenset(("no_vocab", "none"))
+_WITH_MERGES = frozenset(("gpt2", "gemma4", "hybriddna", "whitespace"))
+_WITHOUT_MERGES = frozenset(("kimi-k2",))  # pre-tokenizers that need none
+_BYTE_TYPE = 6
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2}, "gpt2": {"bos": 11, "eos": 11}}
+_ARRAYS = {
+    "tokenizer.ggml.scores": (GGUFValueType.FLOAT32, GGUFValueType.INT32),
+    "tokenizer.ggml.token_type": (GGUFValueType.INT32,),
+}
+
+
+def check_tokenizer(f: GGUFFile, needed: bool = True) -> None:
+    """Raise IntegrityError for the first thing wrong with the tokenizer of `f`."""
+    model = f.metadata.get("tokenizer.ggml.model")
+    if model in _NO_TOKENIZER or (model is None and not needed):
+        if needed:
+            _fail(f, f"tokenizer.ggml.model is {model!r}: the file holds no tokenizer, so it takes no text")
+        return
+    if model not in _MODELS:
+        found = "missing" if model is None else f"{model!r}, which llama.cpp does not know"
+        _fail(f, f"tokenizer.ggml.model is {found}")
+    tokens = _strings(f, "tokenizer.ggml.tokens")
+    if not tokens:
+        _fail(f, "the tokenizer has no tokens")
+    for key, kinds in _ARRAYS.items():
+        _check_parallel(f, key, kinds, len(tokens))
+    _check_distinct(f, tokens)
+    if model in _WITH_MERGES and f.metadata.get("tokenizer.ggml.pre") not in _WITHOUT_MERGES:
+        _check_merges(f)
+    if model == "llama":
+        _check_byte_tokens(f, tokens)
+    for name in ("bos", "eos"):
+        _check_added(f, model, name, len(tokens))
+
+
+def _fail(f: GGUFFile, what: str) -> NoReturn:
+    raise IntegrityError(f"{f.path}: {what}")
+
+
+def _strings(f: GGUFFile, key: str) -> list[str]:
+    if f.metadata_types.get(key) != (GGUFValueType.ARRAY, GGUFValueType.STRING):
+        _fail(f, f"{key} is {'not a list of strings' if key in f.metadata else 'missing'}")
+    return f.metadata[key]
+
+
+def _check_parallel(f: GGUFFile, key: str, kinds: tuple[GGUFValueType, ...], n_tokens: int) -> None:
+    if key not in f.metadata:
+        return
+    if f.metadata_types[key] not in [(GGUFValueType.ARRAY, kind) for kind in kinds]:
+        _fail(f, f"{key} is no list of {' or '.join(kind.name for kind in kinds)}")
+    if len(f.metadata[key]) != n_tokens:
+        _fail(f, f"{key} has {len(f.metadata[key])} entries for {n_tokens} tokens")
+
+
+def _check_distinct(f: GGUFFile, tokens: list[str]) -> None:
+    """Two tokens of the same bytes trip an assertion; texts may be equal only where undecodable bytes were replaced."""
+    if len(set(tokens)) == len(tokens):
+        return
+    seen: dict[bytes, int] = {}
+    for i, token in enumerate(_raw_strings(f, "tokenizer.ggml.tokens")):
+        if token and seen.setdefault(token, i) != i:
+            _fail(f, f"tokens {seen[token]} and {i} are both {tokens[i]!r}")
+
+
+def _raw_strings(f: GGUFFile, key: str) -> list[bytes]:
+    data = f.raw_value(key)
+    strings, at = [], 4 + 4 + 8  # array, string, count
+    while at < len(data):
+        n_bytes = struct.unpack_from("<Q", data, at)[0]
+        strings.append(data[at + 8 : at + 8 + n_bytes])
+        at += 8 + n_bytes
+    return strings
+
+
+def _check_merges(f: GGUFFile) -> None:
+    for i, merge in enumerate(_strings(f, "tokenizer.ggml.merges")):
+        if merge.find(" ", 1) < 0:
+            _fail(f, f"merge {i} is {merge!r}, two tokens with a space between them were expected")
+
+
+def _check_byte_tokens(f: GGUFFile, tokens: list[str]) -> None:
+    types: list[Any] = f.metadata.get("tokenizer.ggml.token_type", [])
+    for i, (token, kind) in enumerate(zip(tokens, types, strict=False)):
+        if kind == _BYTE_TYPE and not _BYTE_TOKEN.fullmatch(token):
+            _fail(f, f"token {i} is {token!r}, but its type says that it is a byte like <0x0A>")
+
+
+def _check_added(f: GGUFFile, model: str, name: str, n_tokens: int) -> None:
+    """A token that is put before or after every text must exist."""
+    if f.metadata.get(f"tokenizer.ggml.add_{name}_token") is not True:
+        return
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = f.metadata.get(key, _DEFAULT_IDS.get(model, {}).get(name))
+    if not isinstance(value, int) or not 0 <= value < n_tokens:
+        _fail(f, f"{key} is {value!r}, but that token is added to every text and there are {n_tokens} tokens")
