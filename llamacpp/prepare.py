@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the patched source tree: `prepare.py --out DIR`, or `--out DIR --worktree` for a git repository to edit it in."""
+"""Makes the patched source tree: `prepare.py --out DIR`; with `--worktree` a git repository to edit it in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fetch, verify, unpack and patch the pinned archive.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the tree to make or to renew")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="the archive, already downloaded")
-    parser.add_argument("--worktree", action="store_true", help="a new git repository, one commit a patch, src/ linked in")
+    parser.add_argument("--worktree", action="store_true",
+                        help="a git repository, one commit a patch, src/ linked in; if it exists, links and stamp anew")
     parser.add_argument("--relocate", action="store_true",
                         help="with --worktree, after a version bump: find moved hunks if their place is unambiguous")
     chosen = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Gets the pinned archive and unpacks it. Knows hashes, the cache and pip; trusts no byte before its hash is checked."""
+"""Gets the pinned archive and unpacks it. Knows hashes, the cache and pip; trusts no byte whose hash is unchecked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _pip_download(pin: Pin, folder: Path) -> None:
     """One `pip download` of the source archive, in an environment that this build's own hooks have not touched."""
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{pin.requirement} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
     if importlib.util.find_spec("scikit_build_core"):
         command.append("--no-build-isolation")
     env = {key: value for key, value in os.environ.items() if not key.startswith("_PYPROJECT_HOOKS")}

@@ -44,7 +44,7 @@ def sources(folder: Path = HOME / "src") -> dict[str, Path]:
 
 
 def stamp(pin: Pin, home: Path = HOME) -> str:
-    """`<pin>-<series>`: 12 hexadecimal digits of the archive's hash and of the hash over the series, patches and src."""
+    """`<pin>-<series>`: 12 hexadecimal digits of the archive's hash and of the hash over patches and src."""
     digest = hashlib.sha256()
     patches = [home / "patches" / name for name in read_series(home / "patches")]
     for path in [*patches, *sources(home / "src").values()]:

@@ -1,4 +1,4 @@
-"""Makes the prepared tree: archive, patches in order, our files, generated files. A tree is whole or it is not there."""
+"""Makes the prepared tree: archive, patches in order, our files, generated files. A tree is whole or not there."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def _commit(out: Path, message: str, force: bool = False) -> None:
 def _git(out: Path, *arguments: str, text: str | None = None) -> str:
     """git in the tree's own repository, untouched by the caller's settings and by a repository around it."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_CEILING_DIRECTORIES": str(out.parent)}
+    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    env["GIT_CEILING_DIRECTORIES"] = str(out.parent)
     settings = ["-c", "user.name=liquid", "-c", "user.email=liquid@localhost", "-c", "core.autocrlf=false",
                 "-c", "core.fileMode=true", "-c", "gc.auto=0", "-c", "core.quotePath=false"]
     done = subprocess.run(["git", *settings, *arguments], cwd=out, env=env, input=text, capture_output=True,
