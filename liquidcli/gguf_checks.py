@@ -15,6 +15,7 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType
 from .errors import IntegrityError
 from .gguf_checks_depth import check_depth
 from .gguf_checks_tokenizer import check_tokenizer
+from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile
@@ -43,7 +44,7 @@ def check_loadable(f: GGUFFile, *, need_tokenizer: bool = True) -> None:
     `need_tokenizer=False` lets a file without one pass; such a model takes token ids only.
     """
     if f.architecture not in KNOWN_ARCHITECTURES:
-        _fail(f, f"the architecture {f.architecture!r} is not known to llama.cpp")
+        _fail(f, f"the architecture {quote(f.architecture)} is not known to llama.cpp")
     if f.metadata.get("general.type", "model") == "adapter":
         hint = "liquid gates apply BASE.gguf GATES.gguf -o OUT.gguf"
         _fail(f, "this is an adapter or a gate pack, not a model", hint)
@@ -75,7 +76,7 @@ def u32(f: GGUFFile, name: str, low: int, high: int, default: int | None = None)
         return default
     value = f.metadata.get(key)
     if value is None or f.metadata_types[key] != (GGUFValueType.UINT32,):
-        _fail(f, f"{key} is {'missing' if value is None else repr(value)}, a u32 was expected")
+        _fail(f, f"{key} is {'missing' if value is None else quote(value)}, a u32 was expected")
     if not low <= value <= high:
         _fail(f, f"{key} is {value}, {low} to {high} was expected")
     return value
@@ -95,7 +96,7 @@ def _positive(f: GGUFFile, name: str, default: float | None) -> float:
     key = f"{f.architecture}.{name}"
     value = f.metadata.get(key, default)
     if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
-        _fail(f, f"{key} is {'missing' if value is None else repr(value)}, a number above zero was expected")
+        _fail(f, f"{key} is {'missing' if value is None else quote(value)}, a number above zero was expected")
     return value
 
 
@@ -105,7 +106,7 @@ def _check_packed(f: GGUFFile) -> None:
     for info in f.tensors.values():
         expected = ends.get(info.shard)
         if expected is not None and info.offset != expected:
-            _fail(f, f"tensor {info.name!r} does not follow the one before it (byte {info.offset}, not {expected})")
+            _fail(f, f"tensor {quote(info.name)} does not follow the one before it ({info.offset}, not {expected})")
         ends[info.shard] = info.offset + -(-info.size_bytes // f.alignment) * f.alignment
 
 
@@ -116,10 +117,10 @@ def _check_sizes(f: GGUFFile) -> int:
     for name, info in f.tensors.items():
         layer = _layer_of(name)
         if layer is not None and layer >= n_layer:
-            _fail(f, f"there is a tensor {name!r}, but {f.architecture}.block_count is {n_layer}")
+            _fail(f, f"there is a tensor {quote(name)}, but {f.architecture}.block_count is {n_layer}")
         is_matrix = len(info.shape) > 1 and name.endswith(".weight")
         if is_matrix and f.architecture in LLAMA_LIKE and info.type in _NOT_FOR_PRODUCTS:
-            _fail(f, f"tensor {name!r} has type {info.type.name}, which cannot be multiplied with")
+            _fail(f, f"tensor {quote(name)} has type {info.type.name}, which cannot be multiplied with")
     return n_layer
 
 
@@ -143,7 +144,7 @@ def _check_experts(f: GGUFFile) -> None:
 def _check_rope(f: GGUFFile) -> None:
     kind = _key(f, "rope.scaling.type")
     if kind is not None and kind not in _ROPE_SCALINGS:
-        _fail(f, f"{f.architecture}.rope.scaling.type is {kind!r}, one of {', '.join(_ROPE_SCALINGS)} was expected")
+        _fail(f, f"{f.architecture}.rope.scaling.type is {quote(kind)}, not one of {', '.join(_ROPE_SCALINGS)}")
     _positive(f, "rope.freq_base", 10000.0)
 
 
@@ -212,7 +213,7 @@ def _check_feed_forward(f: GGUFFile, i: int, n_embd: int) -> None:
 
 def _tensor(f: GGUFFile, name: str) -> Any:
     if name not in f.tensors:
-        _fail(f, f"the tensor {name!r} is missing")
+        _fail(f, f"the tensor {quote(name)} is missing")
     return f.tensors[name]
 
 
@@ -221,10 +222,10 @@ def _shaped(f: GGUFFile, name: str, shape: tuple[int, ...], optional: bool = Fal
         return
     found = _tensor(f, name).shape
     if found != shape:
-        _fail(f, f"tensor {name!r} has the shape {list(found)}, {list(shape)} was expected")
+        _fail(f, f"tensor {quote(name)} has the shape {list(found)}, {list(shape)} was expected")
 
 
 def _norm(f: GGUFFile, name: str, width: int) -> None:
     _shaped(f, name, (width,))
     if f.tensors[name].type is not GGMLQuantizationType.F32:
-        _fail(f, f"tensor {name!r} has type {f.tensors[name].type.name}, norms must be F32")
+        _fail(f, f"tensor {quote(name)} has type {f.tensors[name].type.name}, norms must be F32")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from .errors import IntegrityError
+from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile
@@ -32,7 +33,7 @@ def check_depth(f: GGUFFile, n_layer: int) -> None:
     if not any(key.startswith(PREFIX) for key in f.metadata):
         stray = next((name for name in f.tensors if ".depth_" in name), None)
         if stray:
-            _fail(f, f"there is a tensor {stray!r} but no {PREFIX}* key")
+            _fail(f, f"there is a tensor {quote(stray)} but no {PREFIX}* key")
         return
     _check_keys(f)
     spans = _check_spans(f, n_layer)
@@ -51,30 +52,30 @@ def _get(f: GGUFFile, name: str, default: Any = None) -> Any:
 
 def _check_keys(f: GGUFFile) -> None:
     if _get(f, "version") != _VERSION:
-        _fail(f, f"{PREFIX}version is {_get(f, 'version')!r}, this version reads {_VERSION}")
+        _fail(f, f"{PREFIX}version is {quote(_get(f, 'version'))}, this version reads {_VERSION}")
     if _get(f, "gate_kind") not in GATE_KINDS:
-        _fail(f, f"{PREFIX}gate_kind is {_get(f, 'gate_kind')!r}, {' or '.join(GATE_KINDS)} was expected")
+        _fail(f, f"{PREFIX}gate_kind is {quote(_get(f, 'gate_kind'))}, {' or '.join(GATE_KINDS)} was expected")
     threshold = _get(f, "threshold", 0.5)
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
-        _fail(f, f"{PREFIX}threshold is {threshold!r}, a number from 0 to 1 was expected")
+        _fail(f, f"{PREFIX}threshold is {quote(threshold)}, a number from 0 to 1 was expected")
     for name in _NUMBERS:
         number = _get(f, name, 0)
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
-            _fail(f, f"{PREFIX}{name} is {number!r}, a whole number was expected")
+            _fail(f, f"{PREFIX}{name} is {quote(number)}, a whole number was expected")
     for name in _FLAGS:
         if not isinstance(_get(f, name, False), bool):
-            _fail(f, f"{PREFIX}{name} is {_get(f, name)!r}, true or false was expected")
+            _fail(f, f"{PREFIX}{name} is {quote(_get(f, name))}, true or false was expected")
 
 
 def _check_spans(f: GGUFFile, n_layer: int) -> list[int]:
     spans = _get(f, "gate_span")
     if not isinstance(spans, list) or len(spans) != n_layer:
-        found = f"{len(spans)} entries" if isinstance(spans, list) else repr(spans)
+        found = f"{len(spans)} entries" if isinstance(spans, list) else quote(spans)
         _fail(f, f"{PREFIX}gate_span is {found}, one number for each of {n_layer} layers was expected")
     free_from = 0
     for i, span in enumerate(spans):
         if isinstance(span, bool) or not isinstance(span, int) or span < 0 or i + span > n_layer:
-            _fail(f, f"the gate at layer {i} spans {span!r} of {n_layer} layers")
+            _fail(f, f"the gate at layer {i} spans {quote(span)} of {n_layer} layers")
         if span and i < free_from:
             _fail(f, f"the gate at layer {i} lies inside the span of the one before it")
         free_from = max(free_from, i + span)
@@ -86,7 +87,7 @@ def _check_unsupported(f: GGUFFile, n_layer: int) -> None:
     if policy == "drop":
         _fail(f, f"{PREFIX}kv_policy is 'drop', which is not supported by this version")
     if policy != "project":
-        _fail(f, f"{PREFIX}kv_policy is {policy!r}, 'project' or 'drop' was expected")
+        _fail(f, f"{PREFIX}kv_policy is {quote(policy)}, 'project' or 'drop' was expected")
     exits, scopes = _get(f, "gate_exit", [False] * n_layer), _get(f, "gate_scope", ["layer"] * n_layer)
     for name, values in (("gate_exit", exits), ("gate_scope", scopes)):
         if not isinstance(values, list) or len(values) != n_layer:
@@ -96,9 +97,9 @@ def _check_unsupported(f: GGUFFile, n_layer: int) -> None:
         _fail(f, f"layer {layer} has an exit gate, which is not supported by this version")
     for i, scope in enumerate(scopes):
         if scope in ("attn", "ffn", "attn+ffn"):
-            _fail(f, f"the gate at layer {i} has the scope {scope!r}, which is not supported by this version")
+            _fail(f, f"the gate at layer {i} has the scope {quote(scope)}, which is not supported by this version")
         if scope not in ("layer", ""):
-            _fail(f, f"the gate at layer {i} has the scope {scope!r}, layer, attn, ffn or attn+ffn was expected")
+            _fail(f, f"the gate at layer {i} has the scope {quote(scope)}, layer, attn, ffn or attn+ffn was expected")
 
 
 def _check_calibration(f: GGUFFile) -> None:
@@ -121,7 +122,7 @@ def _check_tensors(f: GGUFFile, spans: list[int]) -> None:
     allowed = {f"blk.{i}." for i, span in enumerate(spans) if span}
     for name in f.tensors:
         if ".depth_" in name and not any(name.startswith(prefix) for prefix in allowed):
-            _fail(f, f"there is a tensor {name!r} but no gate begins at that layer")
+            _fail(f, f"there is a tensor {quote(name)} but no gate begins at that layer")
     for i, span in enumerate(spans):
         if span:
             _check_gate(f, i, n_embd, _get(f, "gate_kind"))
@@ -132,19 +133,19 @@ def _check_gate(f: GGUFFile, i: int, n_embd: int, kind: str) -> None:
     names = {name: f"blk.{i}.{name}.weight" for name in _GATE_TENSORS}
     for name in (*names.values(), f"blk.{i}.depth_gate.bias"):
         if name in f.tensors and f.tensors[name].type not in _GATE_TYPES:
-            _fail(f, f"gate tensor {name!r} has type {f.tensors[name].type.name}, gates must not be quantized")
+            _fail(f, f"gate tensor {quote(name)} has type {f.tensors[name].type.name}, gates must not be quantized")
     if f"blk.{i}.depth_gate.bias" in f.tensors:
         _shaped(f, f"blk.{i}.depth_gate.bias", (1,))
     if kind == "linear":
         extra = next((name for key, name in names.items() if key != "depth_gate" and name in f.tensors), None)
         if extra:
-            _fail(f, f"there is a tensor {extra!r} but the gates are linear")
+            _fail(f, f"there is a tensor {quote(extra)} but the gates are linear")
         return _shaped(f, names["depth_gate"], (n_embd,))
     rank = f.tensors[names["depth_gate_norm"]].shape[0] if names["depth_gate_norm"] in f.tensors else 0
     _shaped(f, names["depth_gate_enc"], (n_embd, rank))
     _shaped(f, names["depth_gate_norm"], (rank,))
     if f.tensors[names["depth_gate_norm"]].type is not GGMLQuantizationType.F32:
-        _fail(f, f"tensor {names['depth_gate_norm']!r} is not F32, norms must be")
+        _fail(f, f"tensor {quote(names['depth_gate_norm'])} is not F32, norms must be")
     if names["depth_gate_dec"] in f.tensors:
         _shaped(f, names["depth_gate_dec"], (rank, n_embd))
         return _shaped(f, names["depth_gate"], (n_embd,))
@@ -164,7 +165,7 @@ def _check_adapter(f: GGUFFile, i: int, n_embd: int) -> None:
 
 def _shaped(f: GGUFFile, name: str, shape: tuple[int, ...]) -> None:
     if name not in f.tensors:
-        _fail(f, f"the tensor {name!r} is missing")
+        _fail(f, f"the tensor {quote(name)} is missing")
     found = f.tensors[name].shape
     if found != shape:
-        _fail(f, f"tensor {name!r} has the shape {list(found)}, {list(shape)} was expected")
+        _fail(f, f"tensor {quote(name)} has the shape {list(found)}, {list(shape)} was expected")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gguf import GGUFValueType
 
 from .errors import IntegrityError
+from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile
@@ -34,10 +35,10 @@ def check_tokenizer(f: GGUFFile, needed: bool = True) -> None:
     model = f.metadata.get("tokenizer.ggml.model")
     if model in _NO_TOKENIZER or (model is None and not needed):
         if needed:
-            _fail(f, f"tokenizer.ggml.model is {model!r}: the file holds no tokenizer, so it takes no text")
+            _fail(f, f"tokenizer.ggml.model is {quote(model)}: the file holds no tokenizer, so it takes no text")
         return
     if model not in _MODELS:
-        found = "missing" if model is None else f"{model!r}, which llama.cpp does not know"
+        found = "missing" if model is None else f"{quote(model)}, which llama.cpp does not know"
         _fail(f, f"tokenizer.ggml.model is {found}")
     tokens = _strings(f, "tokenizer.ggml.tokens")
     if not tokens:
@@ -79,7 +80,7 @@ def _check_distinct(f: GGUFFile, tokens: list[str]) -> None:
     seen: dict[bytes, int] = {}
     for i, token in enumerate(_raw_strings(f, "tokenizer.ggml.tokens")):
         if token and seen.setdefault(token, i) != i:
-            _fail(f, f"tokens {seen[token]} and {i} are both {tokens[i]!r}")
+            _fail(f, f"tokens {seen[token]} and {i} are both {quote(tokens[i])}")
 
 
 def _raw_strings(f: GGUFFile, key: str) -> list[bytes]:
@@ -95,14 +96,14 @@ def _raw_strings(f: GGUFFile, key: str) -> list[bytes]:
 def _check_merges(f: GGUFFile) -> None:
     for i, merge in enumerate(_strings(f, "tokenizer.ggml.merges")):
         if merge.find(" ", 1) < 0:
-            _fail(f, f"merge {i} is {merge!r}, two tokens with a space between them were expected")
+            _fail(f, f"merge {i} is {quote(merge)}, two tokens with a space between them were expected")
 
 
 def _check_byte_tokens(f: GGUFFile, tokens: list[str]) -> None:
     types: list[Any] = f.metadata.get("tokenizer.ggml.token_type", [])
     for i, (token, kind) in enumerate(zip(tokens, types, strict=False)):
         if kind == _BYTE_TYPE and not _BYTE_TOKEN.fullmatch(token):
-            _fail(f, f"token {i} is {token!r}, but its type says that it is a byte like <0x0A>")
+            _fail(f, f"token {i} is {quote(token)}, but its type says that it is a byte like <0x0A>")
 
 
 def _check_added(f: GGUFFile, model: str, name: str, n_tokens: int) -> None:
@@ -112,4 +113,4 @@ def _check_added(f: GGUFFile, model: str, name: str, n_tokens: int) -> None:
     key = f"tokenizer.ggml.{name}_token_id"
     value = f.metadata.get(key, _DEFAULT_IDS.get(model, {}).get(name))
     if not isinstance(value, int) or not 0 <= value < n_tokens:
-        _fail(f, f"{key} is {value!r}, but that token is added to every text and there are {n_tokens} tokens")
+        _fail(f, f"{key} is {quote(value)}, but that token is added to every text and there are {n_tokens} tokens")

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 
 from .errors import IntegrityError, NotFoundError, UsageError
 from .gguf_checks import check_loadable
-from .gguf_parse import Shard, TensorInfo, read_shard
+from .gguf_parse import Shard, TensorInfo, quote, read_shard
 
 __all__ = ["GGUFFile", "TensorInfo", "check_loadable", "open_gguf"]
 
@@ -59,7 +59,7 @@ class GGUFFile:
         try:
             return self.tensors[name]
         except KeyError:
-            raise NotFoundError(f"{self.path} has no tensor {name!r}") from None
+            raise NotFoundError(f"{self.path} has no tensor {quote(name)}") from None
 
     def raw(self, name: str) -> np.ndarray:  # [size_bytes] uint8, a view of the file
         info = self.tensor(name)
@@ -143,5 +143,5 @@ def _join(first: Shard, others: list[Path]) -> list[Shard]:
 def _split_number(shard: Shard, key: str, default: int) -> int:
     number = shard.metadata.get(key, default)
     if shard.metadata_types.get(key, (GGUFValueType.UINT16,)) != (GGUFValueType.UINT16,) or number > _MAX_SHARDS:
-        raise IntegrityError(f"{shard.path}: {key} is {number!r}, a small number (u16) was expected")
+        raise IntegrityError(f"{shard.path}: {key} is {quote(number)}, a small number (u16) was expected")
     return number

@@ -23,6 +23,8 @@ _HEADER_BYTES = 24  # magic, version, n_tensors, n_kv
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one letter, type, the smallest value
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length, one letter, n_dims = 1, its size, type, offset
 _MAX_ARRAY_ELEMENTS = 1 << 26
+_MAX_STRING_BYTES = 1 << 30
+_MAX_KEY_BYTES = 65535
 _MAX_NAME_BYTES = 63  # GGML_MAX_NAME without its closing zero
 _MAX_DIMS = 4
 _MAX_TENSOR_BYTES = 1 << 62
@@ -32,6 +34,12 @@ _SCALARS = {
     GGUFValueType.UINT32: "<u4", GGUFValueType.INT32: "<i4", GGUFValueType.UINT64: "<u8", GGUFValueType.INT64: "<i8",
     GGUFValueType.FLOAT32: "<f4", GGUFValueType.FLOAT64: "<f8", GGUFValueType.BOOL: "<u1",
 }  # fmt: skip
+
+
+def quote(said: Any) -> str:
+    """What a file says, short enough for a sentence."""
+    text = repr(said)
+    return text if len(text) <= 80 else f"{text[:52]}...{text[-24:]}"
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,10 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return struct.unpack_from("<Q", self.data, self.take(8, what))[0]
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, most: int = _MAX_STRING_BYTES) -> str:
         n_bytes = self.u64(what)
+        if n_bytes > most and n_bytes <= self.left():
+            raise IntegrityError(f"{self.path}: {what} has {n_bytes} bytes, at most {most} are sane")
         start = self.take(n_bytes, what)
         return str(self.data[start : start + n_bytes], "utf-8", "replace")
 
@@ -142,7 +152,7 @@ def _header(cursor: _Cursor) -> tuple[int, int, int]:
     path = cursor.path
     magic = bytes(cursor.data[: cursor.take(4, "the magic") + 4])
     if magic != MAGIC:
-        raise IntegrityError(f"{path} is no GGUF file: it begins with {magic!r}, not {MAGIC!r}")
+        raise IntegrityError(f"{path} is no GGUF file: it begins with {quote(magic)}, not {quote(MAGIC)}")
     version = cursor.u32("the version")
     if version & 0xFFFF == 0 and version:
         raise IntegrityError(f"{path} is a big-endian GGUF; only little-endian files can be used")
@@ -160,9 +170,9 @@ def _keys(cursor: _Cursor, n_kv: int) -> tuple[dict[str, Any], dict[str, ValueTy
     types: dict[str, ValueTypes] = {}
     spans: dict[str, tuple[int, int]] = {}
     for i in range(n_kv):
-        key = cursor.string(f"the name of key {i}")
+        key = cursor.string(f"the name of key {i}", _MAX_KEY_BYTES)
         if not key or key in metadata:
-            raise IntegrityError(f"{cursor.path}: key {i} is {'a second ' + repr(key) if key else 'without a name'}")
+            raise IntegrityError(f"{cursor.path}: key {i} is {'a second ' + quote(key) if key else 'without a name'}")
         start = cursor.at
         metadata[key], types[key] = _value(cursor, key)
         spans[key] = (start, cursor.at)
@@ -170,27 +180,27 @@ def _keys(cursor: _Cursor, n_kv: int) -> tuple[dict[str, Any], dict[str, ValueTy
 
 
 def _value(cursor: _Cursor, key: str) -> tuple[Any, ValueTypes]:
-    what = f"the value of {key!r}"
+    what = f"the value of {quote(key)}"
     kind = _value_type(cursor, key)
     if kind is not GGUFValueType.ARRAY:
         value = cursor.string(what) if kind is GGUFValueType.STRING else cursor.numbers(kind, 1, what)[0]
         return value, (kind,)
     element = _value_type(cursor, key)
     if element is GGUFValueType.ARRAY:
-        raise IntegrityError(f"{cursor.path}: {key!r} is an array of arrays, which GGUF readers do not take")
+        raise IntegrityError(f"{cursor.path}: {quote(key)} is an array of arrays, which GGUF readers do not take")
     n = cursor.u64(what)
     if n > _MAX_ARRAY_ELEMENTS:
-        raise IntegrityError(f"{cursor.path}: {key!r} claims {n} elements, at most {_MAX_ARRAY_ELEMENTS} are sane")
+        raise IntegrityError(f"{cursor.path}: {quote(key)} claims {n} elements, at most {_MAX_ARRAY_ELEMENTS} are sane")
     values = cursor.strings(n, what) if element is GGUFValueType.STRING else cursor.numbers(element, n, what)
     return values, (kind, element)
 
 
 def _value_type(cursor: _Cursor, key: str) -> GGUFValueType:
-    number = cursor.u32(f"the type of {key!r}")
+    number = cursor.u32(f"the type of {quote(key)}")
     try:
         return GGUFValueType(number)
     except ValueError:
-        raise IntegrityError(f"{cursor.path}: {key!r} has value type {number}, which does not exist") from None
+        raise IntegrityError(f"{cursor.path}: {quote(key)} has value type {number}, which does not exist") from None
 
 
 def _alignment(path: Path, metadata: dict[str, Any], types: dict[str, ValueTypes]) -> int:
@@ -198,7 +208,7 @@ def _alignment(path: Path, metadata: dict[str, Any], types: dict[str, ValueTypes
     alignment = metadata.get(key, 32)
     is_u32 = types.get(key, (GGUFValueType.UINT32,)) == (GGUFValueType.UINT32,)
     if not is_u32 or alignment < 1 or alignment & (alignment - 1):
-        raise IntegrityError(f"{path}: {key} is {alignment!r}, a power of two (u32) was expected")
+        raise IntegrityError(f"{path}: {key} is {quote(alignment)}, a power of two (u32) was expected")
     return alignment
 
 
@@ -207,7 +217,7 @@ def _tensor_infos(cursor: _Cursor, n_tensors: int) -> list[TensorInfo]:
     for i in range(n_tensors):
         info = _tensor_info(cursor, i)
         if info.name in names:
-            raise IntegrityError(f"{cursor.path}: tensor {info.name!r} is there twice")
+            raise IntegrityError(f"{cursor.path}: tensor {quote(info.name)} is there twice")
         names.add(info.name)
         infos.append(info)
     return infos
@@ -221,19 +231,19 @@ def _tensor_info(cursor: _Cursor, i: int) -> TensorInfo:
         raise IntegrityError(f"{path}: the name of tensor {i} has {n} bytes, 1 to {_MAX_NAME_BYTES} are allowed")
     n_dims = cursor.u32(what)
     if not 1 <= n_dims <= _MAX_DIMS:
-        raise IntegrityError(f"{path}: tensor {name!r} has {n_dims} dimensions, 1 to {_MAX_DIMS} are allowed")
+        raise IntegrityError(f"{path}: tensor {quote(name)} has {n_dims} dimensions, 1 to {_MAX_DIMS} are allowed")
     shape = tuple(cursor.u64(what) for _ in range(n_dims))
     number = cursor.u32(what)
     try:
         kind = GGMLQuantizationType(number)
         block, block_bytes = GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
-        raise IntegrityError(f"{path}: tensor {name!r} has type {number}, which is not known") from None
+        raise IntegrityError(f"{path}: tensor {quote(name)} has type {number}, which is not known") from None
     info = TensorInfo(name, shape, kind, cursor.u64(what), 0)
     if 0 in shape or info.n_elements * block_bytes > _MAX_TENSOR_BYTES:
-        raise IntegrityError(f"{path}: tensor {name!r} has the impossible shape {list(shape)}")
+        raise IntegrityError(f"{path}: tensor {quote(name)} has the impossible shape {list(shape)}")
     if shape[0] % block:
-        raise IntegrityError(f"{path}: tensor {name!r} has rows of {shape[0]}, no multiple of {kind.name}'s {block}")
+        raise IntegrityError(f"{path}: tensor {quote(name)} has rows of {shape[0]}, no multiple of its block {block}")
     return TensorInfo(name, shape, kind, info.offset, info.n_elements // block * block_bytes)
 
 
@@ -244,13 +254,13 @@ def _place(
     end, last = 0, ""
     for info in sorted(infos, key=lambda info: info.offset):
         if info.offset % alignment:
-            raise IntegrityError(f"{path}: tensor {info.name!r} lies at {info.offset}, off the alignment {alignment}")
+            raise IntegrityError(f"{path}: {quote(info.name)} lies at {info.offset}, not aligned to {alignment}")
         if info.offset < end:
-            raise IntegrityError(f"{path}: the data of tensors {last!r} and {info.name!r} overlap")
+            raise IntegrityError(f"{path}: the data of tensors {quote(last)} and {quote(info.name)} overlap")
         end, last = info.offset + info.size_bytes, info.name
     if infos and data_offset + end > file_bytes:
         raise IntegrityError(
-            f"{path} is truncated: tensor {last!r} ends at byte {data_offset + end}, the file at {file_bytes}",
+            f"{path} is truncated: tensor {quote(last)} ends at byte {data_offset + end}, the file at {file_bytes}",
             hint="fetch it again",
         )
     return {
