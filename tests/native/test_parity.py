@@ -1,0 +1,57 @@
+"""Decisions and logits of the native library equal the reference's, for every family, every way of feeding tokens.
+
+Small versions; `python -m tests.native.parity --family all --pairs 100000` is the full measurement.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.native.parity import Comparison, Setting, run_family
+from tests.tiny_families import ATTENTION, EXPERTS, FAMILIES, GATES
+
+LOGIT_TOLERANCE = 1e-3  # max |difference| / max |reference|
+FLIP_TOLERANCE = 1e-4  # share of decisions
+N_SEQ, N_TOKENS = 4, 40
+
+FEEDING = [Setting(schedule, flash) for schedule in ("tokens", "prompt", "mixed") for flash in (False, True)]
+ENGINES = [Setting("tokens", engine="DENSE"), Setting("tokens", engine="FLAGS")]
+SPLITTING = [Setting("prompt", n_ubatch=7), Setting("mixed", n_ubatch=5), Setting("mixed", kv_unified=False)]
+DEPTHS = [Setting("tokens", depth=depth) for depth in ("full", 0.35, 0.8)]
+DEPTHS += [Setting("mixed", depth=depth) for depth in ("full", 0.35, 0.8)]
+FORCED = [Setting(schedule, depth="forced") for schedule in ("tokens", "prompt", "mixed")]
+
+
+def assert_equal(result: Comparison) -> None:
+    where = f"{result.family}, {result.setting}: {result}"
+    assert result.flips <= FLIP_TOLERANCE * result.pairs, where
+    assert result.expert_flips <= FLIP_TOLERANCE * result.expert_pairs, where
+    assert result.logit_diff <= LOGIT_TOLERANCE, where
+    assert not result.fraction_diff > 1e-9, where
+    assert result.dropped <= 0.5 * (result.pairs + result.dropped), where
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_however_tokens_are_fed(family: str) -> None:
+    for result in run_family(family, FEEDING, N_SEQ, N_TOKENS):
+        assert_equal(result)
+
+
+@pytest.mark.parametrize("family", [*GATES, *EXPERTS])
+def test_engines_and_thresholds_and_forced_decisions(family: str) -> None:
+    for result in run_family(family, [*ENGINES, *DEPTHS, *FORCED], N_SEQ, N_TOKENS):
+        assert_equal(result)
+
+
+@pytest.mark.parametrize("family", ["span2-adapter", "flexidepth", "moe", "sliding", "chunked", "llama4"])
+def test_small_ubatches_and_separate_streams(family: str) -> None:
+    for result in run_family(family, SPLITTING, N_SEQ, N_TOKENS):
+        assert_equal(result)
+
+
+@pytest.mark.parametrize("family", [name for name, keys in ATTENTION.items() if "layer_types" in keys])
+def test_windows_with_a_full_sized_cache(family: str) -> None:
+    for result in run_family(
+        family, [Setting("tokens", swa_full=True), Setting("mixed", swa_full=True)], N_SEQ, N_TOKENS
+    ):
+        assert_equal(result)
