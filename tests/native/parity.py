@@ -235,9 +235,7 @@ def compare(native: Rows, ref: Rows, result: Comparison, threshold: float) -> No
 
 
 def _count_first_flip(result: Comparison, flipped: np.ndarray, rerouted: np.ndarray, w: np.ndarray, tau: float) -> None:
-def reference_rows(
-    model: LiquidForCausalLM, tokens: torch.Tensor, setting: Setting, forced: np.ndarray | None
-) -> Rows:
+    """Of one token only the first disagreement is its own finding, and gates come before the experts behind them."""
     if flipped.any():
         near = abs(w[flipped.argmax()] - tau) < NEAR
         result.near_flips += int(near)
