@@ -1,0 +1,66 @@
+"""Folders and small state: $LIQUID_HOME for everything of our own, the hub's cache for what comes from the hub.
+
+Knows where things lie and how to keep a small JSON file whole. Does not know what a model is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import LiquidError
+from ..files import atomic_output, sha256_file
+
+
+def liquid_home() -> Path:
+    """$LIQUID_HOME, else $XDG_DATA_HOME/liquid, else ~/.local/share/liquid."""
+    if home := os.environ.get("LIQUID_HOME"):
+        return Path(home).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "liquid"
+
+
+def folder(name: str) -> Path:
+    """A folder under $LIQUID_HOME, made if need be."""
+    path = liquid_home() / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "set LIQUID_HOME to a folder of yours"
+        raise LiquidError(f"cannot make the folder {path}: {error.strerror}", hint=hint) from error
+    return path
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps repositories, by its own rules (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def read_state(name: str) -> dict[str, Any]:
+    """A JSON object under $LIQUID_HOME; an absent or broken one is empty."""
+    try:
+        state = json.loads((liquid_home() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def write_state(name: str, state: dict[str, Any]) -> None:
+    with atomic_output(folder(".") / name) as part:
+        part.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def known_sha256(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and time of change, so that a big one is read once."""
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    hashes = read_state("hashes.json")
+    if key not in hashes:
+        hashes = {old: value for old, value in hashes.items() if not old.startswith(f"{path.resolve()}|")}
+        hashes[key] = sha256_file(path)
+        write_state("hashes.json", hashes)
+    return hashes[key]

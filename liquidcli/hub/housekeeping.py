@@ -1,0 +1,164 @@
+"""Making room and making sure: rm, prune, verify.
+
+Deletes in the hub's cache only through the hub's own library, which never drops a blob another file still links to.
+Knows what is garbage: broken-off downloads, versions a newer one replaced, combined files without their base.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import NotFoundError, UsageError
+from ..files import sha256_file
+from . import default_model, store
+from .choose import model_files, shards
+from .home import hub_cache, liquid_home
+from .refs import parse_ref
+from .store import StoredModel
+
+_STALE_S = 3600.0  # a download nobody wrote to for this long is given up
+
+
+@dataclass(frozen=True)
+class Garbage:
+    path: Path
+    size_bytes: int
+    why: str
+
+    def as_json(self) -> dict:
+        return {"path": str(self.path), "size_bytes": self.size_bytes, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """`ok` is None where nobody ever said what the hash should be."""
+
+    name: str
+    path: Path
+    expected: str | None
+    found: str
+    ok: bool | None
+
+    def as_json(self) -> dict:
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "expected": self.expected,
+            "sha256": self.found,
+            "ok": self.ok,
+        }
+
+
+def find(name: str) -> list[StoredModel]:
+    """Stored models a name means: exactly one, or all of a repository named without a tag."""
+    models = store.stored_models()
+    name = store.aliases().get(name, name)
+    if name == default_model.ALIAS:
+        here = default_model.stored()
+        found = [model for model in models if here in model.paths]
+    else:
+        ref = parse_ref(name)
+        is_whole = ref.kind == "hub" and not ref.tag and not ref.file
+        spelled = {name, f"{ref.repo_id}:{(ref.tag or '').upper()}", f"{ref.repo_id}/{ref.file}"}
+        found = [model for model in models if model.name in spelled or (is_whole and model.repo_id == ref.repo_id)]
+    if found:
+        return found
+    if Path(name).exists():
+        raise UsageError(f"{name} is a file of yours, not one that was pulled", hint=f"rm {name}")
+    raise NotFoundError(f"{name} is not stored here", hint="liquid list shows what is")
+
+
+def remove(models: list[StoredModel]) -> int:
+    """Delete stored models; the bytes freed."""
+    freed = 0
+    for model in models:
+        if model.source != "hub":
+            model.path.unlink()
+            freed += model.size_bytes
+    return freed + _remove_from_hub({path for model in models if model.source == "hub" for path in model.paths})
+
+
+def _remove_from_hub(paths: set[Path]) -> int:
+    if not paths:
+        return 0
+    from huggingface_hub import scan_cache_dir
+
+    cache = scan_cache_dir(hub_cache())
+    files = [file for repo in cache.repos for revision in repo.revisions for file in revision.files]
+    names = {(path.parts[-1], path.resolve()) for path in paths}
+    strategy = cache.delete_files(*(file for file in files if (file.file_name, file.blob_path) in names))
+    strategy.execute()
+    return strategy.expected_freed_size
+
+
+def garbage() -> list[Garbage]:
+    return [*_broken_off(), *_replaced(), *_orphans()]
+
+
+def prune(found: list[Garbage]) -> int:
+    """Delete what `garbage` found; the bytes freed."""
+    links = {item.path for item in found if item.path.is_symlink()}
+    for item in found:
+        if item.path not in links:
+            item.path.unlink(missing_ok=True)
+    _remove_from_hub(links)
+    return sum(item.size_bytes for item in found)
+
+
+def verify(models: list[StoredModel], progress: Callable[[int, int, str], None] | None = None) -> Iterator[Checked]:
+    """Read every file again and compare its sha256 with the one it was stored under."""
+    for model in models:
+        for path in model.paths:
+            yield _verify(model.name, path, progress)
+
+
+def _verify(name: str, path: Path, progress: Callable[[int, int, str], None] | None) -> Checked:
+    done, total = 0, path.stat().st_size
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, total, name)
+
+    expected, found = store.sha256_by_name(path), sha256_file(path, step)
+    return Checked(name, path, expected, found, None if expected is None else expected == found)
+
+
+def _broken_off() -> Iterator[Garbage]:
+    parts = [
+        *hub_cache().glob("models--*/blobs/*.incomplete"),
+        *(liquid_home() / "models").glob(".*.incomplete"),
+        *liquid_home().glob("*/.*.part"),
+    ]
+    for path in parts:
+        stat = path.stat()
+        if time.time() - stat.st_mtime > _STALE_S:
+            yield Garbage(path, stat.st_size, "a download that was never finished")
+
+
+def _replaced() -> Iterator[Garbage]:
+    """GGUF files of older snapshots whose repository has the same file, other content, in its main branch."""
+    for folder in hub_cache().glob("models--*"):
+        pinned, *others = [*store.snapshots(folder, "main")] or [None]
+        if pinned is None or not (folder / "refs" / "main").is_file():
+            continue
+        for snapshot in others:
+            for file in model_files(store.gguf_files(snapshot)):
+                if (pinned / file).exists() and (pinned / file).resolve() != (snapshot / file).resolve():
+                    yield from (_replaced_file(snapshot / part) for part in shards(file) if (snapshot / part).exists())
+
+
+def _replaced_file(path: Path) -> Garbage:
+    return Garbage(path, path.stat().st_size, "a newer version of it is stored")
+
+
+def _orphans() -> Iterator[Garbage]:
+    origins = store.origins()
+    for path in (liquid_home() / "combined").glob("*.gguf"):
+        base = origins.get(path.name, {}).get("base")
+        if base and not Path(base).exists():
+            yield Garbage(path, path.stat().st_size, "its base model is gone")

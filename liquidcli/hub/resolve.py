@@ -1,0 +1,139 @@
+"""From what a person typed to a GGUF file on this machine.
+
+Knows the order (file, alias, stored, network), the default model, and combined files: a base with a gate pack applied,
+built once and kept by both hashes. Does not open the file it returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import LiquidError, NotFoundError, UsageError
+from . import address, default_model, pull, store
+from .choose import choose
+from .home import folder, known_sha256
+from .refs import Reference, is_spelled_like_ref, parse_ref, split_gates
+from .transport import Progress
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A file to load. `base` and `pack` say what a combined file was made of; `notes` is for people."""
+
+    path: Path
+    ref: str
+    base: Path | None = None
+    pack: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def resolve_model(
+    ref: str | None, *, gates: str | None = None, offline: bool = False, progress: Progress | None = None
+) -> ResolvedModel:
+    """The file meant by `ref`, fetched if it is not here; None is the default model with its gates applied."""
+    name, with_gates = split_gates(ref) if ref else (default_model.ALIAS, gates is None)
+    path = resolve_file(name, offline=offline, progress=progress)
+    if gates is not None:
+        return combined(path, _pack_file(gates, offline=offline, progress=progress), ref or name, progress)
+    if not with_gates:
+        return ResolvedModel(path, name)
+    if pack := _builtin_pack(path):
+        return combined(path, pack, ref or name, progress)
+    if ref:
+        raise NotFoundError(f"there is no built-in gate pack for {name}", hint="--gates PACK names one of your own")
+    return ResolvedModel(path, name, notes=("no gate pack is built in for the default model: every layer will run",))
+
+
+def resolve_file(name: str, *, offline: bool = False, progress: Progress | None = None, update: bool = False) -> Path:
+    """A plain reference to its file. With `update` the hub is asked even if a version is stored."""
+    if os.path.isfile(name):  # noqa: PTH113 - a name too long for a path is just no file
+        return Path(name)
+    name = store.aliases().get(name, name)
+    if name == default_model.ALIAS:
+        return _default(offline, progress)
+    ref = parse_ref(name)
+    here = _stored(name, ref)
+    if here and (ref.kind == "local" or offline or not update):
+        return here
+    if ref.kind == "local" or Path(name).is_dir():
+        raise _missing(name)
+    if offline:
+        raise NotFoundError(f"{name} is not on this machine", hint=f"liquid pull {name}")
+    if ref.kind == "url":
+        return address.fetch(ref, progress)
+    return pull.run(pull.plan(ref), progress)[0]
+
+
+def looks_like_ref(text: str) -> bool:
+    """Is this one word of `run` a model (an existing file, something stored, or spelled like a reference) or a prompt?"""
+    name = split_gates(text)[0]
+    if is_spelled_like_ref(text) or name == default_model.ALIAS or name in store.aliases():
+        return True
+    if not name or "\n" in name or len(name) > 255:
+        return False
+    return os.path.isfile(name) or any(name == model.name for model in store.stored_models())
+
+
+def combined(base: Path, pack: Path, ref: str, progress: Progress | None = None) -> ResolvedModel:
+    """The base with the pack applied, from $LIQUID_HOME/combined if it was made before."""
+    from ..gates.apply import apply_pack
+
+    base_sha256 = store.sha256_by_name(base) or known_sha256(base)
+    target = folder("combined") / f"{_stem(base)}+{_stem(pack)}.{base_sha256[:8]}-{known_sha256(pack)[:8]}.gguf"
+    if not target.is_file():
+        apply_pack(base, pack, target, progress)
+        store.remember_origin(target, base, pack)
+    return ResolvedModel(target, ref, base, pack)
+
+
+def _default(offline: bool, progress: Progress | None) -> Path:
+    if here := default_model.stored():
+        return here
+    if offline:
+        raise NotFoundError("the default model is not on this machine yet", hint="liquid pull")
+    return default_model.fetch(progress)
+
+
+def _stored(name: str, ref: Reference) -> Path | None:
+    """Something fetched or built before, by the name `liquid list` gives it or by its reference."""
+    if os.path.isfile(name):  # noqa: PTH113
+        return Path(name)
+    if ref.kind == "url":
+        return address.stored(ref)
+    for model in store.stored_models():
+        if model.name == name:
+            return model.path
+    for snapshot, files in store.stored_snapshots(ref) if ref.kind == "hub" else ():
+        with contextlib.suppress(NotFoundError):
+            return snapshot / choose(ref.repo_id or "", files, ref.tag, ref.file)[0]
+    return None
+
+
+def _missing(name: str) -> LiquidError:
+    if Path(name).is_dir():
+        hint = f"liquid convert {name} makes one of it" + (
+            f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
+        )
+        return UsageError(f"{name} is a folder, a GGUF file was expected", hint=hint)
+    kind = "file" if "/" in name or name.endswith(".gguf") else "model"
+    return NotFoundError(f"there is no {kind} {name}", hint="liquid list shows what is here, liquid pull fetches more")
+
+
+def _pack_file(gates: str, *, offline: bool, progress: Progress | None) -> Path:
+    path = resolve_file(gates, offline=offline, progress=progress)
+    if not path.is_file():
+        raise NotFoundError(f"there is no gate pack {gates}")
+    return path
+
+
+def _builtin_pack(base: Path) -> Path | None:
+    from ..gates import builtin_pack_for
+
+    return builtin_pack_for(store.sha256_by_name(base) or known_sha256(base))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gguf")
