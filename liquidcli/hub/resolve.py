@@ -49,7 +49,7 @@ def resolve_model(
 
 def resolve_file(name: str, *, offline: bool = False, progress: Progress | None = None, update: bool = False) -> Path:
     """A plain reference to its file. With `update` the hub is asked even if a version is stored."""
-    if os.path.isfile(name):  # noqa: PTH113 - a name too long for a path is just no file
+    if _is_file(name):
         return Path(name)
     name = store.aliases().get(name, name)
     if name == default_model.ALIAS:
@@ -68,13 +68,13 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
 
 
 def looks_like_ref(text: str) -> bool:
-    """Is this one word of `run` a model (an existing file, something stored, or spelled like a reference) or a prompt?"""
+    """Is this a model (an existing file, something stored, or spelled like a reference) or a prompt?"""
     name = split_gates(text)[0]
     if is_spelled_like_ref(text) or name == default_model.ALIAS or name in store.aliases():
         return True
     if not name or "\n" in name or len(name) > 255:
         return False
-    return os.path.isfile(name) or any(name == model.name for model in store.stored_models())
+    return _is_file(name) or any(name == model.name for model in store.stored_models())
 
 
 def combined(base: Path, pack: Path, ref: str, progress: Progress | None = None) -> ResolvedModel:
@@ -99,7 +99,7 @@ def _default(offline: bool, progress: Progress | None) -> Path:
 
 def _stored(name: str, ref: Reference) -> Path | None:
     """Something fetched or built before, by the name `liquid list` gives it or by its reference."""
-    if os.path.isfile(name):  # noqa: PTH113
+    if _is_file(name):
         return Path(name)
     if ref.kind == "url":
         return address.stored(ref)
@@ -110,6 +110,10 @@ def _stored(name: str, ref: Reference) -> Path | None:
         with contextlib.suppress(NotFoundError):
             return snapshot / choose(ref.repo_id or "", files, ref.tag, ref.file)[0]
     return None
+
+
+def _is_file(name: str) -> bool:
+    return os.path.isfile(name)  # noqa: PTH113 - unlike pathlib's, it says no to a name that is too long for a path
 
 
 def _missing(name: str) -> LiquidError:
