@@ -1,0 +1,324 @@
+"""A model ready to answer: load, compute, generate, remember.
+
+Knows tokens, logits, depth and time. Does not know chats, commands or terminals, and touches the library only through
+`liquidcli.llama`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ..errors import Interrupted, UsageError
+from ..gguf_file import check_loadable, open_gguf
+from ..llama import depth as native
+from ..llama import library
+from ..llama.context import Context, ContextParams
+from ..llama.interrupt import ctrl_c
+from ..llama.model import Model
+from .depth import DepthPolicy, DepthSetting, DepthStats, LayerMap
+from .events import Event
+from .generation import Generation, Request
+from .info import DEFAULT_CTX, EngineInfo, describe, trained_context
+from .machine import check_memory, memory_need, usable_cores
+from .sampling import SamplingParams
+from .state import Origin, State, model_hash, read_state, write_state
+
+_OFFLOAD = {"auto": -1, "all": -1}
+
+
+class Engine:
+    """One model with one context. Made by `Engine.load`, closed by `close` or `with`."""
+
+    def __init__(self, info: EngineInfo, model: Model, context: Context) -> None:
+        self.info, self.model, self.context = info, model, context
+        self.policy = DepthPolicy()
+        self.layer_map = LayerMap(info.n_layer, info.gates)
+        self._n_plain_tokens = 0  # evaluated, for architectures that count nothing themselves
+        self._held: list[int] | None = []  # tokens of sequence 0; None: somebody changed the memory by hand
+        self._last_trace: list[native.Trace] = []
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        n_gpu_layers: int | str = "auto",
+        type_k: str = "f16",
+        type_v: str = "f16",
+        n_seq: int = 1,
+        flash_attn: str = "auto",
+        kv_unified: bool = True,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Engine:
+        """`n_ctx` 0: the model's own, at most DEFAULT_CTX. File and memory are checked before llama.cpp sees either."""
+        with open_gguf(path) as f:
+            check_loadable(f)
+            metadata, size_bytes = f.metadata, f.size_bytes
+        n_ctx = n_ctx or min(trained_context(metadata), DEFAULT_CTX)
+        need = memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v)
+        check_memory(need, n_ctx)
+        threads = n_threads or usable_cores()
+        params = ContextParams(
+            n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_seq=n_seq, n_threads=threads,
+            n_threads_batch=n_threads_batch or threads, type_k=type_k, type_v=type_v, flash_attn=flash_attn,
+            kv_unified=kv_unified,
+        )  # fmt: skip
+        model = Model(Path(path), n_gpu_layers=_gpu_layers(n_gpu_layers), progress=progress)
+        try:
+            context = Context(model, params)
+        except BaseException:
+            model.close()
+            raise
+        return cls(describe(Path(path), metadata, size_bytes, need, model, context), model, context)
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # text and tokens
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize_piece(self, token: int, special: bool = False) -> bytes:
+        return self.model.piece(token, special=special)
+
+    # depth
+
+    def set_depth(self, policy: DepthPolicy) -> DepthSetting:
+        """Takes effect at once; what was computed at another depth is forgotten. UsageError if the model cannot."""
+        setting = policy.resolve(
+            self.info.calibration, gated=bool(self.info.gates), trained_at=self.info.threshold, scaled=self.info.scaled
+        )
+        if self.info.gates:
+            self.context.set_depth(native.Mode[setting.mode.upper()], setting.threshold)
+            if policy != self.policy:
+                self.clear()
+        self.policy = policy
+        return setting
+
+    def depth_stats(self) -> DepthStats:
+        """Sums since the load or the last `reset_stats`."""
+        info = self.info
+        experts = {"n_expert": info.n_expert, "n_moe_layer": info.n_moe_layer}
+        if not self.model.depth:
+            n, hits = self._n_plain_tokens, self._n_plain_tokens * info.n_moe_layer * info.n_expert_used
+            return DepthStats(info.n_layer, n, n * info.n_layer, n_expert_hits=hits, **experts)
+        sums = self.context.stats()
+        return DepthStats(
+            info.n_layer, sums.n_tokens, sums.n_layer_runs, sums.n_gate_evals, sums.n_gate_runs, sums.n_blocks_unread,
+            n_expert_hits=sums.n_expert_hits, **experts,
+        )  # fmt: skip
+
+    def reset_stats(self) -> None:
+        self._n_plain_tokens = 0
+        self.context.reset_stats()
+
+    def set_trace(self, on: bool) -> None:
+        self.context.set_trace(on)
+
+    def trace(self) -> native.Trace | None:
+        """Of the last `decode`, all its batches together; None where nothing was traced."""
+        parts = self._last_trace
+        if not parts:
+            return None
+        experts = np.concatenate([part.experts for part in parts]) if parts[0].experts is not None else None
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("pos", "seq", "w", "run")]
+        return native.Trace(*columns, experts=experts)
+
+    # memory
+
+    def clear(self) -> None:
+        self.context.clear()
+        self._held = []
+
+    def seq_rm(self, seq_id: int, start: int = -1, end: int = -1) -> bool:
+        self._held = None
+        return self.context.seq_rm(seq_id, start, end)
+
+    def seq_cp(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        self._held = None
+        self.context.seq_cp(source, target, start, end)
+
+    def seq_keep(self, seq_id: int) -> None:
+        self._held = None
+        self.context.seq_keep(seq_id)
+
+    def seq_add(self, seq_id: int, start: int, end: int, delta: int) -> None:
+        self._held = None
+        self.context.seq_add(seq_id, start, end, delta)
+
+    def save_state(self, path: Path | str) -> None:
+        write_state(Path(path), self._origin(), State(self._held or [], str(self.policy), self.context.state()))
+
+    def load_state(self, path: Path | str) -> list[int]:
+        """Tokens of sequence 0 that are remembered again; IntegrityError for a file from elsewhere."""
+        state = read_state(Path(path), self._origin())
+        self._held = None
+        self.context.restore(state.payload)
+        self._held = list(state.tokens) if self.context.seq_range(0)[1] + 1 == len(state.tokens) else None
+        return state.tokens
+
+    def _origin(self) -> Origin:
+        with open_gguf(self.info.path) as f:
+            identity = model_hash(f)
+        params = self.context.params
+        return Origin(
+            library.build_stamp(), identity, self.info.kv_policy, params.type_k, params.type_v, self.context.n_ctx,
+            params.n_seq,
+        )  # fmt: skip
+
+    # computing
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        pos: Sequence[int] | None = None,
+        seq_id: int | Sequence[int] = 0,
+        logits: str | Sequence[bool] = "last",
+    ) -> np.ndarray:  # [n_out, n_vocab] float32
+        """Compute any number of tokens; `logits` is last, all, none, or one truth per token. Interrupted on Ctrl-C."""
+        tokens = np.asarray(tokens, np.int32)
+        seq = np.broadcast_to(np.asarray(seq_id, np.int32), tokens.shape)
+        if pos is None:
+            if np.ndim(seq_id):
+                raise UsageError("tokens of several sequences need their positions")
+            pos = self.context.seq_range(int(seq_id))[1] + 1 + np.arange(len(tokens))
+        self._held = None
+        with ctrl_c:
+            found = self._compute(tokens, np.asarray(pos, np.int32), seq, _wanted(logits, len(tokens)))
+            if found is None or ctrl_c.pressed:
+                raise Interrupted("stopped")
+        return found
+
+    def _compute(self, tokens: np.ndarray, pos: np.ndarray, seq: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+        """None when Ctrl-C came in between; what the memory holds then is for the caller to mend."""
+        self._last_trace, rows = [], []
+        step = self.context.n_batch
+        for start in range(0, len(tokens), step):
+            part = slice(start, start + step)
+            if ctrl_c.pressed or not self.context.decode(tokens[part], pos[part], seq[part], wanted[part]):
+                return None
+            self._n_plain_tokens += len(tokens[part])
+            if trace := self.context.trace():
+                self._last_trace.append(trace)
+            rows.append(self.context.logits(int(wanted[part].sum())))
+        return np.concatenate(rows) if rows else np.zeros((0, self.info.n_vocab), np.float32)
+
+    # answering
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams | None = None,
+        *,
+        max_tokens: int = -1,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[Event]:
+        """Continue `prompt` in sequence 0, keeping what the memory already holds of it. The last event has a summary.
+
+        Ctrl-C ends it with finish_reason "interrupted" and everything said so far; it is not raised.
+        """
+        tokens = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        self._check_prompt(tokens)
+        sampling = (sampling or SamplingParams()).seeded()
+        with ctrl_c:
+            yield from Generation(self, Request(tokens, sampling, max_tokens, stop, ignore_eos)).events()
+
+    def held(self) -> list[int]:
+        """Tokens of sequence 0 in the memory, as far as they are known."""
+        return list(self._held or [])
+
+    def room_left(self) -> int:
+        """Tokens sequence 0 can still take."""
+        return self.context.n_ctx - len(self._held or ())
+
+    def _check_prompt(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise UsageError("the prompt is empty")
+        if len(tokens) >= self.context.n_ctx:
+            raise UsageError(
+                f"the prompt has {len(tokens)} tokens and the context holds {self.context.n_ctx}, the answer included",
+                hint=f"a larger context: -c {1 << (len(tokens) + 256).bit_length()}, or a shorter prompt",
+            )
+        if min(tokens) < 0 or max(tokens) >= self.info.n_vocab:
+            raise UsageError(f"a token of the prompt is not in the vocabulary of {self.info.n_vocab}")
+
+    def reuse(self, tokens: list[int]) -> int:
+        """Cut the memory back to the longest common beginning, at least one token short; its length."""
+        held = self._held
+        n = _common(held, tokens[:-1]) if held is not None else 0
+        if held is not None and n == len(held):
+            return n
+        low = self.context.seq_range(0)[0]
+        if n == 0 or low > 0 or not self.context.seq_rm(0, n, -1):
+            self.clear()
+            return 0
+        self._held = held[:n]
+        return n
+
+    def extend(self, tokens: Sequence[int]) -> bool:
+        """Compute more of sequence 0, keeping the last logits in the context; False: Ctrl-C, and nothing was added."""
+        start = len(self._held)
+        pos = np.arange(start, start + len(tokens), dtype=np.int32)
+        seq = np.zeros(len(tokens), np.int32)
+        held, self._held = self._held, None
+        if self._compute(np.asarray(tokens, np.int32), pos, seq, _wanted("last", len(tokens))) is None:
+            if not self.context.seq_rm(0, start, -1):
+                self.context.clear()
+                held = []
+            self._held = held
+            return False
+        self._held = [*held, *tokens] if len(tokens) > 1 else held
+        if len(tokens) == 1:
+            held.append(tokens[0])
+        return True
+
+    def last_layers(self) -> np.ndarray:  # [n_layer] bool, of the last token computed
+        if not self._last_trace or not len(self._last_trace[-1].pos):
+            return np.ones(self.info.n_layer, bool)
+        trace = self._last_trace[-1]
+        return self.layer_map.layers(trace.run[[int(np.argmax(trace.pos))]])[0]
+
+
+def _gpu_layers(wanted: int | str) -> int:
+    """A number, auto or all; as llama.cpp, both words mean as many as there are where there is a GPU."""
+    word = str(wanted).strip().lower()
+    if word in _OFFLOAD:
+        return _OFFLOAD[word]
+    if not word.lstrip("-").isdigit():
+        raise UsageError(f"{wanted!r} is no number of layers", hint="-ngl takes a number, auto or all")
+    return int(word)
+
+
+def _wanted(logits: str | Sequence[bool], n: int) -> np.ndarray:  # [n] int8
+    marks = np.zeros(n, np.int8)
+    if logits == "all":
+        marks[:] = 1
+    elif logits == "last":
+        marks[-1:] = 1
+    elif not isinstance(logits, str):
+        marks[:] = np.asarray(logits, bool)
+    elif logits != "none":
+        raise UsageError(f"logits is last, all, none or one truth per token, not {logits!r}")
+    return marks
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

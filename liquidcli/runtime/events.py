@@ -1,0 +1,63 @@
+"""What a generation tells its reader, piece by piece.
+
+Knows shapes only; `liquidcli.runtime.engine` fills them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .depth import DepthStats
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall time by phase; `cache_n` prompt tokens were already in the memory."""
+
+    prompt_n: int = 0
+    cache_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_n": self.prompt_n,
+            "cache_n": self.cache_n,
+            "prompt_ms": round(self.prompt_ms, 3),
+            "prompt_per_second": _rate(self.prompt_n, self.prompt_ms),
+            "predicted_n": self.predicted_n,
+            "predicted_ms": round(self.predicted_ms, 3),
+            "predicted_per_second": _rate(self.predicted_n, self.predicted_ms),
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a generation: why it ended, how long it took, how deep it went."""
+
+    finish_reason: str  # stop, length, context, interrupted
+    prompt_tokens: int
+    completion_tokens: int
+    timings: Timings
+    depth: DepthStats  # prompt tokens evaluated and generated tokens alike
+    seed: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token, or the end. `layers` belong to the evaluation that produced the token."""
+
+    text: str = ""
+    token: int | None = None
+    layers_run: int = 0
+    layers_total: int = 0
+    layers: np.ndarray | None = None  # [layers_total] bool
+    summary: Summary | None = None  # only in the last event
+
+
+def _rate(n: int, ms: float) -> float | None:
+    return round(n / ms * 1000, 3) if n and ms > 0 else None
