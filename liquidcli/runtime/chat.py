@@ -1,0 +1,150 @@
+"""A conversation with one model: turns, the prompt they make, the reply under way.
+
+Knows messages and which tokens are already in the memory. Does not know terminals or commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .engine import Engine
+from .events import Event, Summary
+from .prompt import PromptTokenizer
+from .sampling import SamplingParams
+from .template import ChatFormat, Message, PlainFormat, chat_format
+
+
+@dataclass
+class ReplySettings:
+    """How replies are made; changed in place by the user of a conversation."""
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int = -1
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass
+class Reply:
+    """The last reply: its text, the depth of its tokens, how it ended."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)  # text per token
+    layers: list[np.ndarray] = field(default_factory=list)  # per token [n_layer] bool
+    summary: Summary | None = None
+
+
+class Conversation:
+    """Turns of one chat. `ask` adds one; `regenerate`, `undo` and `clear` take back."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ReplySettings | None = None,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        plain: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings or ReplySettings()
+        self.system = system
+        self.format: ChatFormat = chat_format(engine.model, engine.info.chat_template, template, plain=plain)
+        self.turns: list[Message] = []
+        self.last = Reply()
+        self._tokenizer = PromptTokenizer(engine.model, self.format.source)
+        self._said: tuple[str, list[int]] = ("", [])  # rendered text and its tokens, as the model said or read them
+
+    @property
+    def is_chat(self) -> bool:
+        """False for a model without a template: it goes on with the text instead of answering."""
+        return not isinstance(self.format, PlainFormat)
+
+    def close(self) -> None:
+        self.format.close()
+
+    def ask(self, text: str) -> Iterator[Event]:
+        """Events of the reply. Afterwards, also after an interruption, the turn and what was said are in `turns`."""
+        self.turns.append({"role": "user", "content": text})
+        return self._reply(drop_on_failure=True)
+
+    def regenerate(self) -> Iterator[Event] | None:
+        """The last reply once more; None when there is nothing to repeat."""
+        if self.turns and self.turns[-1]["role"] == "assistant":
+            self.turns.pop()
+        return self._reply(drop_on_failure=False) if self.turns else None
+
+    def undo(self) -> str | None:
+        """Take back the last turn and its reply; what had been asked, or None."""
+        while self.turns:
+            message = self.turns.pop()
+            if message["role"] == "user":
+                return message["content"]
+        return None
+
+    def clear(self) -> None:
+        self.turns.clear()
+        self.last = Reply()
+        self._said = ("", [])
+
+    def messages(self) -> list[Message]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.turns]
+
+    def prompt_tokens(self) -> list[int]:
+        """Tokens of everything said, up to where the model's next reply begins."""
+        rendered = self.format.render(self._tokenizer.guarded(self.messages()))
+        known, tokens = self._said
+        rest = rendered[len(known) :] if known and rendered.startswith(known) else ""
+        if rest and self._tokenizer.begins_special(rest):
+            tokens = [*tokens, *self._tokenizer.tokens(rest, add_special=False)]
+        else:
+            tokens = self._tokenizer.tokens(rendered)
+        self._said = (rendered, tokens)
+        return tokens
+
+    def _reply(self, *, drop_on_failure: bool) -> Iterator[Event]:
+        self.last = reply = Reply()
+        try:
+            tokens = self.prompt_tokens()
+            settings = self.settings
+            for event in self.engine.generate(
+                tokens, settings.sampling, max_tokens=settings.max_tokens, stop=settings.stop,
+                ignore_eos=settings.ignore_eos,
+            ):  # fmt: skip
+                _note(reply, event)
+                yield event
+        finally:
+            if reply.summary or reply.tokens:
+                self._keep(reply)
+            elif drop_on_failure:
+                self.turns.pop()
+
+    def _keep(self, reply: Reply) -> None:
+        self.turns.append({"role": "assistant", "content": reply.text})
+        rendered, tokens = self._said
+        spoken = b"".join(map(self.engine.detokenize_piece, reply.tokens)).decode("utf-8", "replace")
+        if spoken == reply.text:
+            self._said = (rendered + self._tokenizer.guard(reply.text, "assistant"), [*tokens, *reply.tokens])
+        else:  # cut at a stop string: the tokens say more than the text
+            self._said = ("", [])
+
+
+def plain_tokens(engine: Engine, text: str) -> list[int]:
+    """Text for a model to go on with, special tokens taken as text."""
+    return engine.tokenize(text, add_special=True, parse_special=False)
+
+
+def _note(reply: Reply, event: Event) -> None:
+    reply.text += event.text
+    if event.token is not None:
+        reply.tokens.append(event.token)
+        reply.pieces.append(event.text)
+        reply.layers.append(event.layers)
+    elif event.text and reply.pieces:
+        reply.pieces[-1] += event.text
+    reply.summary = event.summary or reply.summary
