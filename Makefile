@@ -31,7 +31,7 @@ golden: $(VENV)/.dev
 	$(PYTEST) tests/golden $(ARGS)
 
 docs: $(VENV)/.dev
-	$(PYTEST) tests/unit/test_docs.py $(ARGS)
+	$(PYTEST) tests/unit/test_repository.py $(ARGS)
 
 oracle: $(VENV)/.dev
 	dir=$$($(BIN)/python llamacpp/compile.py oracle) && LIQUID_ORACLE_DIR=$$dir $(PYTEST) $(TIERS) -m oracle $(ARGS)
@@ -52,5 +52,5 @@ $(VENV)/.run: $(VENV)/.backend pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) --editable '.[dev]' cmake ninja </dev/null
+	$(PIP) --editable '.[dev]' cmake ninja 'setuptools>=77' </dev/null
 	@touch $@
