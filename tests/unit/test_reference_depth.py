@@ -9,6 +9,7 @@ import torch
 
 from liquidcli.errors import LiquidError
 from liquidcli.reference import LiquidConfig, LiquidForCausalLM
+from tests.cached import CachedReference
 from tests.tiny import make_config, make_model, random_tokens
 from tests.tiny_families import ADAPTED, BOTTLENECK, LINEAR, MIXED, N_LAYER, SCALED, SPAN2
 
@@ -240,3 +241,16 @@ def test_config_survives_its_json() -> None:
     for keys in ({"depth": {**ADAPTED, **SCALED}}, MIXED):
         config = make_config(keys)
         assert LiquidConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "family", ["llama4", "span3-scaled", "min-layers-span", "sliding", "temperature", "moe-renormalised"]
+)
+def test_one_token_at_a_time_with_a_memory_says_the_same(family: str) -> None:
+    model = make_model(family)
+    tokens = random_tokens(model.config, 1, 20, seed=3)
+    out, cached = model(tokens), CachedReference(model)
+    for i, token in enumerate(tokens[0].tolist()):
+        logits, runs = cached.decode(0, token)
+        assert runs == out.trace.run[0, i].tolist()
+        torch.testing.assert_close(logits, out.logits[0, i], **CLOSE)
