@@ -1,0 +1,189 @@
+"""Special tokens, whether they are added to a text, and the chat template.
+
+Follows upstream's order: tokenizer_config.json names a token, tokenizer.json knows its number, config.json fills what
+is left; the post-processor says what is put around a text. Knows nothing of vocabularies.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import GGUFValueType as Type
+
+from liquidcli.errors import IntegrityError
+
+from . import fields
+from .checkpoint import Checkpoint
+from .fields import Field
+
+# kind -> its key tokenizer.ggml.{}_token_id, spelled as the loader spells it
+KEYS = {
+    **{kind: kind for kind in ("bos", "eos", "eot", "mask")},
+    **{"unk": "unknown", "sep": "seperator", "pad": "padding"},
+}
+ADDABLE = ("bos", "eos", "sep")
+_TEMPLATE_NAME = frozenset(string.ascii_letters + string.digits)
+
+
+@dataclass
+class SpecialTokens:
+    words: dict[str, str] = field(default_factory=dict)  # bos -> "<s>"
+    ids: dict[str, int] = field(default_factory=dict)
+    added: dict[str, bool] = field(default_factory=dict)  # add_bos_token and its kin
+    warnings: list[str] = field(default_factory=list)
+
+    def fields(self) -> list[Field]:
+        ids = [fields.u32(f"tokenizer.ggml.{KEYS[kind]}_token_id", self.ids[kind]) for kind in KEYS if kind in self.ids]
+        flags = [(kind, self.added[kind]) for kind in ADDABLE if kind in self.added]
+        return ids + [fields.boolean(f"tokenizer.ggml.add_{kind}_token", value) for kind, value in flags]
+
+
+def read_special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any] | None, n_vocab: int) -> SpecialTokens:
+    settings = checkpoint.json("tokenizer_config.json")
+    special = SpecialTokens()
+    if settings:
+        special.words = {kind: word for kind in KEYS if (word := _word(settings.get(f"{kind}_token")))}
+    if tokenizer:
+        for processor in _processors(tokenizer.get("post_processor")):
+            _read_processor(processor, special)
+    numbers = {token["content"]: token["id"] for token in added_tokens(tokenizer)}
+    for kind in KEYS:
+        if settings and isinstance(flag := settings.get(f"add_{kind}_token"), bool):
+            special.added.setdefault(kind, flag)
+        candidates = (numbers.get(special.words.get(kind, "")), checkpoint.config.get(f"{kind}_token_id"))
+        for number in candidates if settings else candidates[1:]:
+            if isinstance(number, int) and not isinstance(number, bool) and kind not in special.ids:
+                _set(special, kind, number, n_vocab)
+    return special
+
+
+def _set(special: SpecialTokens, kind: str, number: int, n_vocab: int) -> None:
+    if 0 <= number < n_vocab:
+        special.ids[kind] = number
+    else:
+        special.warnings.append(f"{kind}_token_id {number} is not a token of this vocabulary and was left out")
+
+
+def added_tokens(tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """tokenizer.json's added_tokens, checked."""
+    tokens = (tokenizer or {}).get("added_tokens") or []
+    for token in tokens if isinstance(tokens, list) else [None]:
+        ok = isinstance(token, dict) and isinstance(token.get("content"), str)
+        if not ok or not isinstance(token.get("id"), int) or isinstance(token["id"], bool) or token["id"] < 0:
+            raise IntegrityError(f"an added token of the tokenizer has no number or no text: {token!r:.80}")
+    return tokens
+
+
+def tokens_listed_elsewhere(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Added tokens of tokenizer_config.json and of added_tokens.json."""
+    decoder = (checkpoint.json("tokenizer_config.json") or {}).get("added_tokens_decoder") or {}
+    found = []
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        if number.isdecimal() and len(number) < 10 and isinstance(token, dict):
+            found.append({**token, "id": int(number)})
+    seen = {token["id"] for token in found}
+    for text, number in (checkpoint.json("added_tokens.json") or {}).items():
+        if number not in seen:
+            found.append({"content": text, "id": number})
+    return added_tokens({"added_tokens": found})
+
+
+def _word(entry: Any) -> str | None:
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) and entry else None
+
+
+def _processors(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        inner = node.get("processors", [node])
+        yield from (one for one in inner if isinstance(one, dict)) if isinstance(inner, list) else ()
+
+
+def _read_processor(processor: dict[str, Any], special: SpecialTokens) -> None:
+    kind = processor.get("type")
+    if kind == "ByteLevel":
+        special.added.setdefault("bos", False)
+        special.added.setdefault("eos", False)
+    elif kind == "TemplateProcessing":
+        single, pair = _pieces(processor.get("single")), _pieces(processor.get("pair"))
+        _read_single(single, special)
+        _read_pair(single, pair, special)
+    else:
+        special.warnings.append(f"tokenizer.json's post-processor {kind!r} is not known here and was not converted")
+
+
+def _pieces(template: Any) -> list[tuple[str, str]]:
+    """("SpecialToken", "<s>") and ("Sequence", "A"), in order."""
+    found = []
+    for piece in template if isinstance(template, list) else []:
+        for kind, value in piece.items() if isinstance(piece, dict) else ():
+            found.append((kind, str(value.get("id")) if isinstance(value, dict) else ""))
+    return found
+
+
+def _read_single(single: list[tuple[str, str]], special: SpecialTokens) -> None:
+    if len(single) < 2:
+        return
+    words = special.words
+    if single[0][0] == "SpecialToken":
+        special.added["bos"] = words.setdefault("bos", single[0][1]) == single[0][1]
+        if not special.added["bos"]:
+            special.warnings.append(f"texts begin with {single[0][1]!r}, which is not the bos token {words['bos']!r}")
+    if single[-1][0] == "SpecialToken":
+        if (last := single[-1][1]) != words.get("eos"):
+            if "eos" in words:
+                words["eot"] = words["eos"]
+            words["eos"] = last
+        special.added["eos"] = True
+
+
+def _read_pair(single: list[tuple[str, str]], pair: list[tuple[str, str]], special: SpecialTokens) -> None:
+    """Whether a separator stands between two texts, what upstream writes as add_sep_token."""
+    first = single[0] if len(single) > 1 and single[0][0] == "SpecialToken" else None
+    last = single[-1] if len(single) > 1 and single[-1][0] == "SpecialToken" else None
+    if pair and first == pair[0]:
+        pair = pair[1:]
+    if pair and last == pair[-1]:
+        pair = pair[:-1]
+    if len(pair) < 3 or pair[0] != ("Sequence", "A") or pair[-1] != ("Sequence", "B"):
+        return
+    separators = {special.words.get("sep"), special.words.get("eos")} - {None}
+    between = [word if kind == "SpecialToken" else None for kind, word in pair[1:-1]]
+    one = between[0] in separators and last is None
+    special.added["sep"] = one or (len(between) == 2 and between[1] in separators)
+
+
+def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
+    settings = checkpoint.json("tokenizer_config.json")
+    if settings is None:
+        return []
+    template = settings["chat_template"] if "chat_template" in settings else _template_files(checkpoint)
+    if isinstance(template, str):
+        return [fields.string("tokenizer.chat_template", template)] if template else []
+    if not isinstance(template, list):
+        return []
+    named = {}
+    for choice in template:
+        if isinstance(choice, dict) and isinstance(choice.get("name"), str) and isinstance(choice.get("template"), str):
+            named["".join(c if c in _TEMPLATE_NAME else "_" for c in choice["name"])] = choice["template"]
+    default = named.pop("default", "")
+    found = [fields.string(f"tokenizer.chat_template.{name}", text) for name, text in named.items() if name and text]
+    if found:
+        found.append(fields.array("tokenizer.chat_templates", sorted(named), Type.STRING))
+    return found + ([fields.string("tokenizer.chat_template", default)] if default else [])
+
+
+def _template_files(checkpoint: Checkpoint) -> str | list[dict[str, str]] | None:
+    path = checkpoint.folder / "chat_template.jinja"
+    if not path.is_file():
+        return (checkpoint.json("chat_template.json") or {}).get("chat_template")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    more = sorted((checkpoint.folder / "additional_chat_templates").glob("*.jinja"))
+    if not more:
+        return text
+    others = [{"name": one.stem, "template": one.read_text(encoding="utf-8", errors="replace")} for one in more]
+    return [{"name": "default", "template": text}, *others]

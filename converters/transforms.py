@@ -1,0 +1,68 @@
+"""From a checkpoint's arrangement of numbers to GGUF's: small pure functions on arrays.
+
+`Transform.by_row` promises that the function may be applied to any run of rows of the first axis and the results
+joined, which is how big tensors stream. Rearranging functions never look at the numbers, so BF16 bits pass through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What becomes of one row's sources. With several sources the function gets float32, else what the file holds."""
+
+    name: str
+    function: Callable[..., np.ndarray]
+    by_row: bool = False
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        return self.function(*arrays)
+
+
+def interleave(w: np.ndarray, n_head: int) -> np.ndarray:  # (n_head*d, ...) -> (n_head*d, ...)
+    """Rows of each head from half-split order (0, 1 ... d/2, d/2+1 ...) to pairs (0, d/2, 1, d/2+1 ...): RoPE `norm`."""
+    halves = w.reshape(n_head, 2, w.shape[0] // n_head // 2, *w.shape[1:])
+    return halves.swapaxes(1, 2).reshape(w.shape)
+
+
+def deinterleave(w: np.ndarray, n_head: int) -> np.ndarray:  # inverse of interleave
+    pairs = w.reshape(n_head, w.shape[0] // n_head // 2, 2, *w.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(w.shape)
+
+
+def swap_last(w: np.ndarray) -> np.ndarray:  # (E, a, b) -> (E, b, a)
+    return w.swapaxes(-1, -2)
+
+
+def first_half(w: np.ndarray) -> np.ndarray:  # (E, d, 2f) -> (E, f, d)
+    return w[..., : w.shape[-1] // 2].swapaxes(-1, -2)
+
+
+def second_half(w: np.ndarray) -> np.ndarray:  # (E, d, 2f) -> (E, f, d)
+    return w[..., w.shape[-1] // 2 :].swapaxes(-1, -2)
+
+
+def flatten(w: np.ndarray) -> np.ndarray:  # (1, d) -> (d)
+    return w.reshape(-1)
+
+
+def fold_head(dec: np.ndarray, head: np.ndarray) -> np.ndarray:  # (d, r), (1, d) -> (r)
+    """head . dec as one vector: nothing non-linear stands between them. Summed in float64, rounded once."""
+    return (head.astype(np.float64) @ dec.astype(np.float64)).reshape(-1).astype(np.float32)
+
+
+SAME = Transform("same", lambda w: w, by_row=True)
+SWAP = Transform("swap_last", swap_last, by_row=True)
+FIRST_HALF = Transform("first_half", first_half, by_row=True)
+SECOND_HALF = Transform("second_half", second_half, by_row=True)
+FLATTEN = Transform("flatten", flatten)
+FOLD = Transform("fold_head", fold_head)
+
+
+def interleaved(n_head: int) -> Transform:
+    return Transform(f"interleave({n_head})", lambda w: interleave(w, n_head))

@@ -1,0 +1,73 @@
+"""A GGUF written front to back: header, then tensor after tensor, hashed on the way. Nothing is kept.
+
+Knows the file format, version 3, little-endian. Does not know models, and leaves atomicity to its caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from .fields import Field, pack_field, pack_string
+from .tensors import Output
+
+MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
+
+
+def padding(size_bytes: int) -> int:
+    return -size_bytes % ALIGNMENT
+
+
+def header(fields: Sequence[Field], outputs: Sequence[Output]) -> bytes:
+    """Everything before the tensors' data, padded."""
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(outputs), len(fields))]
+    parts += [pack_field(field) for field in fields]
+    offset = 0
+    for output in outputs:
+        shape = tuple(reversed(output.shape))
+        parts += [pack_string(output.name, "a tensor's name"), struct.pack(f"<I{len(shape)}Q", len(shape), *shape)]
+        parts.append(struct.pack("<IQ", output.type, offset))
+        offset += output.size_bytes + padding(output.size_bytes)
+    data = b"".join(parts)
+    return data + bytes(padding(len(data)))
+
+
+def data_bytes(outputs: Sequence[Output]) -> int:
+    return sum(output.size_bytes + padding(output.size_bytes) for output in outputs)
+
+
+class Writer:
+    """Appends to `file`; `add` may be called several times for one tensor, `end_tensor` once after them."""
+
+    def __init__(self, file: BinaryIO, fields: Sequence[Field], outputs: Sequence[Output]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._outputs = iter(outputs)
+        self._in_tensor = 0
+        self.size_bytes = 0
+        self._put(header(fields, outputs))
+
+    def add(self, data: np.ndarray) -> None:
+        """Some of the current tensor's bytes."""
+        view = memoryview(np.ascontiguousarray(data)).cast("B")
+        self._in_tensor += view.nbytes
+        self._put(view)
+
+    def end_tensor(self) -> None:
+        output = next(self._outputs)
+        if self._in_tensor != output.size_bytes:
+            raise ValueError(f"{output.name}: {self._in_tensor} bytes were written, {output.size_bytes} were planned")
+        self._put(bytes(padding(self._in_tensor)))
+        self._in_tensor = 0
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size_bytes += len(data)
