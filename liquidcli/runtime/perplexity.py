@@ -79,7 +79,7 @@ class Step:
     tokens: np.ndarray  # [n_rows] int32
     pos: np.ndarray  # [n_rows] int32
     seq_ids: np.ndarray  # [n_rows] int32
-    want: np.ndarray  # [n_rows] bool
+    want: list[bool]  # [n_rows]
     scored: np.ndarray  # [n_outputs] bool: all outputs but a window's last
     targets: np.ndarray  # [n_scored_rows] int32, the token that follows
     chunk: np.ndarray  # [n_scored_rows]
@@ -107,7 +107,7 @@ def _step(text: np.ndarray, windows: Windows, bos: int | None, chunks: np.ndarra
         tokens=tokens.reshape(-1),
         pos=np.tile(pos, len(chunks)).astype(np.int32),
         seq_ids=np.repeat(np.arange(len(chunks)), len(pos)).astype(np.int32),
-        want=want.reshape(-1),
+        want=want.reshape(-1).tolist(),
         scored=scored[want],
         targets=text[rows[scored] + 1],
         chunk=chunk[scored],
@@ -186,7 +186,7 @@ def evaluate(
     runs = [
         Evaluation(policy, windows, np.zeros(shape), Comparison.empty(shape) if base else None) for policy in policies
     ]
-    for batch in steps_of(tokens, windows, engine.info.bos if engine.info.add_bos else None):
+    for batch in steps_of(tokens, windows, engine.model.bos if engine.model.add_bos else None):
         base_outputs = _base_outputs(base, batch) if base else None
         for run in runs:
             _run_batch(engine, run, batch, base_outputs)
@@ -196,12 +196,8 @@ def evaluate(
 
 
 def _base_outputs(base: Engine, batch: list[Step]) -> list[np.ndarray]:
-    """The base's logits for a batch; copied only where the next decode call would overwrite them."""
     base.clear()
-    outputs = [base.decode_batch(step.tokens, step.pos, step.seq_ids, step.want) for step in batch[:-1]]
-    outputs = [np.array(output) for output in outputs]
-    last = batch[-1]
-    return [*outputs, base.decode_batch(last.tokens, last.pos, last.seq_ids, last.want)]
+    return [base.decode(step.tokens, step.pos, step.seq_ids, step.want) for step in batch]
 
 
 def _run_batch(engine: Engine, run: Evaluation, batch: list[Step], base_outputs: list[np.ndarray] | None) -> None:
@@ -210,7 +206,7 @@ def _run_batch(engine: Engine, run: Evaluation, batch: list[Step], base_outputs:
     engine.reset_stats()
     for i, step in enumerate(batch):
         began = time.perf_counter()
-        logits = engine.decode_batch(step.tokens, step.pos, step.seq_ids, step.want)  # [n_outputs, n_vocab]
+        logits = engine.decode(step.tokens, step.pos, step.seq_ids, step.want)  # [n_outputs, n_vocab]
         run.seconds += time.perf_counter() - began
         rows = np.flatnonzero(step.scored)
         where = (step.chunk, step.column)

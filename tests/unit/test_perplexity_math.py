@@ -38,7 +38,7 @@ class TableModel:
     n_tokens: int = 0
 
     @property
-    def info(self) -> SimpleNamespace:
+    def model(self) -> SimpleNamespace:
         return SimpleNamespace(add_bos=self.add_bos, bos=1)
 
     def set_depth(self, policy: float) -> None:
@@ -53,12 +53,12 @@ class TableModel:
     def depth_stats(self) -> Stats:
         return Stats(self.n_tokens)
 
-    def decode_batch(self, tokens, pos, seq_ids, want):
+    def decode(self, tokens, pos, seq_ids, want):
         assert len(tokens) == len(pos) == len(seq_ids) == len(want)
         self.n_tokens += len(tokens)
         self.first_tokens += [int(t) for t in tokens[pos == 0]]
         self.seen.append(np.stack([tokens, pos, seq_ids]))
-        return (self.table[tokens[want]] * self.scale).astype(np.float32)
+        return (self.table[tokens[np.asarray(want)]] * self.scale).astype(np.float32)
 
 
 @pytest.fixture

@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""Does skipping layers save the time it can save? Stock, full depth and skipping in alternation, on random models.
+
+    python benchmarks/depth.py --shape llama-3.2-1b --skip-layers 4
+    python benchmarks/depth.py --shape llama-3-8b --skip-layers 4 --skip-layers 8 --skip-layers 16 --adapter 896
+    python benchmarks/depth.py --shape moe-1b --gated all --skip-layers 6 --json
+
+It writes a `liquid` model whose gates are forced through the biases in the file, and the `llama` model of the same
+weights, then decodes single tokens at short context. Per round: saved = 1 - time(skip) / time(full). From the file's
+tensor table: savable = 1 - bytes(skip) / bytes(full), where skipping still reads the norm, K and V of a skipped layer,
+gates, adapters and the head, all at their stored types. Printed are medians over the rounds, and saved / savable.
+
+Knows rounds and figures. `cases.py` makes the models, `savable.py` counts the bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import Case, Files, force_gates, gated_layers, skipped_layers
+from random_model import BODY_TYPES
+from savable import TokenBytes, token_bytes
+from shapes import SHAPES, Gates, Type
+
+from liquidcli.errors import LiquidError, UsageError
+from liquidcli.gguf_file import open_gguf
+from liquidcli.ui.console import out
+
+if TYPE_CHECKING:
+    from liquidcli.runtime.engine import Engine
+
+_COLUMNS = (
+    "case", ">run", ">stock ms", ">full ms", ">skip ms", ">full/stock", ">saved", ">savable", ">saved/savable",
+)  # fmt: skip
+
+
+@dataclass
+class Mode:
+    """One of the ways a token is computed: which loaded model, at which depth; ms per token of each round."""
+
+    name: str  # stock, full, skip
+    engine: Engine
+    depth: str
+    round_ms: list[float] = field(default_factory=list)
+
+    def run(self, tokens: np.ndarray) -> float:
+        """Decode from an empty memory; the first token is not timed, it brings the weights back to the caches."""
+        from liquidcli.runtime.depth import DepthPolicy
+
+        self.engine.set_depth(DepthPolicy.parse(self.depth))
+        self.engine.clear()
+        times = []
+        for token in tokens:
+            began = time.perf_counter_ns()
+            self.engine.decode([int(token)], logits="last")
+            times.append((time.perf_counter_ns() - began) / 1e6)
+        return statistics.median(times[1:])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures of one case."""
+
+    case: Case
+    bytes_read: TokenBytes
+    executed_fraction: float
+    ms: dict[str, list[float]]  # mode -> ms per token of each round
+
+    def ratios(self, mode: str, to: str) -> list[float]:
+        return [a / b for a, b in zip(self.ms[mode], self.ms[to], strict=True)]
+
+    @property
+    def savable(self) -> float:
+        return self.bytes_read.savable(self.case.run_rate(self.executed_fraction))
+
+    def as_json(self) -> dict[str, Any]:
+        saved = [1 - ratio for ratio in self.ratios("skip", "full")]
+        share = [x / self.savable if self.savable else None for x in saved]
+        return {
+            "shape": self.case.shape.name,
+            "case": self.case.label,
+            "gate_kind": self.case.gates.kind,
+            "gate_rank": self.case.gates.rank,
+            "adapter_size": self.case.gates.adapter,
+            "gated_layers": list(self.case.gates.layers),
+            "skipped_layers": list(self.case.skipped),
+            "skip_rate": self.case.skip_rate,
+            "executed_fraction": self.executed_fraction,
+            "bytes_full": self.bytes_read.full,
+            "bytes_skip": round(self.bytes_read.at(self.case.run_rate(self.executed_fraction))),
+            "ms_per_token": {name: statistics.median(ms) for name, ms in self.ms.items()},
+            "full_over_stock": statistics.median(self.ratios("full", "stock")) if "stock" in self.ms else None,
+            "saved": statistics.median(saved),
+            "savable": self.savable,
+            "saved_over_savable": statistics.median(share) if self.savable else None,
+            "saved_over_savable_quartiles": _quartiles(share) if self.savable else None,
+            "rounds": len(saved),
+            "round_ms": self.ms,
+        }
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    return [float(q) for q in np.quantile(values, (0.25, 0.75))]
+
+
+def measure(case: Case, modes: list[Mode], bytes_read: TokenBytes, rounds: int, n_tokens: int) -> Outcome:
+    """Run the modes in turns, a different one first in each round; round 0 warms up and is dropped."""
+    rng = np.random.default_rng(3)
+    skip = next(mode for mode in modes if mode.name == "skip")
+    executed = 0.0
+    for number in range(rounds + 1):
+        tokens = rng.integers(3, case.shape.n_vocab, n_tokens + 1, np.int32)
+        for i in range(len(modes)):
+            mode = modes[(i + number) % len(modes)]
+            if mode is skip and number:
+                mode.engine.reset_stats()
+            ms = mode.run(tokens)
+            if number:
+                mode.round_ms.append(ms)
+            if mode is skip and number:
+                executed += mode.engine.depth_stats().executed_fraction / rounds
+    _check_decisions(case, executed)
+    return Outcome(case, bytes_read, executed, {mode.name: mode.round_ms for mode in modes})
+
+
+def _check_decisions(case: Case, executed_fraction: float) -> None:
+    tolerance = 1e-9 if case.skip_rate is None else 0.05
+    if abs(executed_fraction - case.expected_fraction) > tolerance:
+        raise LiquidError(
+            f"{executed_fraction:.4f} of the layers ran and {case.expected_fraction:.4f} were to: "
+            "the gates did not follow their biases"
+        )
+
+
+class Bench:
+    """The models of one shape on disk and in memory; `close` removes what it wrote."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        folder = options.dir or _cache_folder()
+        body, head = Type[options.type.upper()], Type[options.head_type.upper()]
+        self.files = Files(folder, SHAPES[options.shape], body, head, options.seed)
+        self.written: list[Path] = []
+        self.stock: Engine | None = None
+
+    def open(self, path: Path) -> Engine:
+        from liquidcli.runtime.engine import Engine
+
+        return Engine.load(path, n_ctx=512, n_batch=512, n_threads=self.options.threads)
+
+    def model(self, gates: Gates | None) -> Path:
+        with out.progress(f"writing a random {self.files.shape.name}", self.files.size_bytes(gates)) as bar:
+            path, is_new = self.files.make(gates, lambda done, total, what: bar.update(done, total))
+        if is_new:
+            self.written.append(path)
+        return path
+
+    def run(self, case: Case) -> Outcome:
+        path = self.model(case.gates)
+        if self.stock is None and not self.options.no_stock:
+            twin = self.model(None)
+            self.stock = self.open(twin)
+        force_gates(path, case, self.open)
+        with open_gguf(path) as f:
+            bytes_read = token_bytes(f)
+        with self.open(path) as engine:
+            modes = [Mode("stock", self.stock, "full")] if self.stock else []
+            modes += [Mode("full", engine, "full"), Mode("skip", engine, "auto")]
+            return measure(case, modes, bytes_read, self.options.rounds, self.options.tokens)
+
+    def close(self) -> None:
+        if self.stock:
+            self.stock.close()
+        if not self.options.keep:
+            for path in self.written:
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.files.folder.rmdir()
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "liquid-benchmarks"
+
+
+def cases_of(options: argparse.Namespace) -> Iterator[Case]:
+    shape = SHAPES[options.shape]
+    layers = gated_layers(shape, options.gated)
+    rank = options.rank or max(4, shape.n_embd // 16)
+    gates = Gates(layers, options.gate, rank if options.gate == "bottleneck" else 0, options.adapter, options.scaled)
+    for rate in options.skip_rate or ():
+        yield Case(shape, gates, skip_rate=rate)
+    default = [] if options.skip_rate else [str(shape.n_layer // 4)]
+    for wanted in options.skip_layers or default:
+        yield Case(shape, gates, skipped_layers(shape, layers, wanted))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="depth.py", description=__doc__.split("\n\nKnows")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    types = [kind.name.lower() for kind in BODY_TYPES]
+    add("--shape", choices=sorted(SHAPES), default="llama-3.2-1b")
+    add("--skip-layers", action="append", metavar="N|LIST", help="layers every token skips; repeat for several cases")
+    add("--skip-rate", action="append", type=float, metavar="P", help="instead: share of tokens that each gate skips")
+    add("--gated", default="upper", metavar="upper|all|LIST", help="layers with a gate (default: the upper half)")
+    add("--gate", choices=("linear", "bottleneck"), default="linear")
+    add("--rank", type=int, default=0, metavar="R", help="of a bottleneck gate (default: n_embd / 16)")
+    add("--adapter", type=int, default=0, metavar="M", help="hidden size of the adapters (default: none)")
+    add("--scaled", action="store_true", help="let the gates scale FFN and adapter, as FlexiDepth does")
+    add("--type", choices=types, default="q4_0", help="of the layers' matrices")
+    add("--head-type", choices=types, default="q6_k", help="of embedding and head")
+    add("--rounds", type=int, default=15)
+    add("--tokens", type=int, default=6, help="timed per mode and round")
+    add("--threads", type=int, default=None)
+    add("--seed", type=int, default=1)
+    add("--no-stock", action="store_true", help="leave the llama twin out")
+    add("--dir", type=Path, default=None, help="where the models go (default: a cache folder)")
+    add("--keep", action="store_true", help="keep the models for the next run")
+    add("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.tokens < 1:
+        raise UsageError("--rounds and --tokens are at least 1")
+    if options.adapter % 32:
+        raise UsageError(f"the hidden size of an adapter is a multiple of 32, {options.adapter} is not")
+    if any(not 0 <= rate <= 1 for rate in options.skip_rate or ()):
+        raise UsageError("--skip-rate lies between 0 and 1")
+    return options
+
+
+def _row(figures: dict[str, Any]) -> list[str]:
+    ms, quartiles = figures["ms_per_token"], figures["saved_over_savable_quartiles"]
+    share = figures["saved_over_savable"]
+    return [
+        figures["case"],
+        f"{figures['executed_fraction']:.3f}",
+        f"{ms['stock']:.2f}" if "stock" in ms else "-",
+        f"{ms['full']:.2f}",
+        f"{ms['skip']:.2f}",
+        f"{figures['full_over_stock']:.3f}" if figures["full_over_stock"] else "-",
+        f"{figures['saved']:.1%}",
+        f"{figures['savable']:.1%}",
+        f"{share:.3f} ({quartiles[0]:.3f}-{quartiles[1]:.3f})" if share is not None else "-",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        options = parse(arguments)
+        out.configure(json=options.json)
+        bench = Bench(options)
+        try:
+            results = [bench.run(case).as_json() for case in cases_of(options)]
+        finally:
+            bench.close()
+    except LiquidError as error:
+        out.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        out.json(results)
+        return 0
+    out.talk(f"{options.shape}, {options.type} with {options.head_type} head, {options.gate} gates, batch 1; medians of {options.rounds} rounds")
+    out.table(_COLUMNS, [_row(figures) for figures in results])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
