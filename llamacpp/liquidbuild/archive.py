@@ -45,10 +45,17 @@ def obtain(pin: Pin, archive: Path | None = None) -> Path:
     named = archive or os.environ.get(ENV_ARCHIVE)
     if named:
         return verify(Path(named), pin)
-    cached = cache_home() / "upstream" / pin.archive
-    if cached.is_file() and sha256_of(cached) == pin.sha256:
-        return cached
-    return _download(pin, cached)
+    return kept_archive(pin) or _download(pin, _place(pin))
+
+
+def kept_archive(pin: Pin) -> Path | None:
+    """The archive in the cache, if it is there and whole."""
+    path = _place(pin)
+    return path if path.is_file() and sha256_of(path) == pin.sha256 else None
+
+
+def _place(pin: Pin) -> Path:
+    return cache_home() / "upstream" / pin.archive
 
 
 def _download(pin: Pin, target: Path) -> Path:

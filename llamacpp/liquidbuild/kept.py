@@ -21,6 +21,7 @@ from . import BuildError, archive, series
 from .pin import HOME, Pin
 
 COMPILER_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+NOT_IN_WHEEL = ("kept", "worktree")  # modules that have no say in what a wheel holds
 ORACLE_TARGETS = ("llama-perplexity", "llama-quantize")
 ORACLE_OFF = ("LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER",
               "LLAMA_BUILD_APP")
@@ -48,14 +49,24 @@ def key(*parts: bytes | str) -> str:
 
 def wheel(pin: Pin) -> Path:
     """The patched wheel of this content for this machine, compiled if it is not kept yet."""
-    recipe = [HOME / "pyproject.toml", HOME / "liquid.cmake", *sorted((HOME / "liquidbuild").glob("*.py"))]
-    build = key(pin.full_version, *(path.read_bytes() for path in recipe))
-    folder = archive.cache_home() / "wheels" / f"{series.stamp(pin)}-{build}"
-    if not any(folder.glob("*.whl")):
-        print(f"compiling {pin.project} {pin.full_version}: some minutes, once", file=sys.stderr, flush=True)
-        pip = [sys.executable, "-m", "pip", "wheel", "--no-deps"]
-        _keep(folder, lambda part: _run([*pip, "-w", str(part), str(HOME)]))
+    if found := kept_wheel(pin):
+        return found
+    print(f"compiling {pin.project} {pin.full_version}: some minutes, once", file=sys.stderr, flush=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps"]
+    folder = _wheel_folder(pin)
+    _keep(folder, lambda part: _run([*pip, "-w", str(part), str(HOME)]))
     return next(folder.glob("*.whl"))
+
+
+def kept_wheel(pin: Pin) -> Path | None:
+    return next(_wheel_folder(pin).glob("*.whl"), None)
+
+
+def _wheel_folder(pin: Pin) -> Path:
+    modules = (path for path in sorted((HOME / "liquidbuild").glob("*.py")) if path.stem not in NOT_IN_WHEEL)
+    recipe = [HOME / "pyproject.toml", HOME / "liquid.cmake", *modules]
+    build = key(pin.full_version, *(path.read_bytes() for path in recipe))
+    return archive.cache_home() / "wheels" / f"{series.stamp(pin)}-{build}"
 
 
 def oracle(pin: Pin) -> Path:
