@@ -14,8 +14,15 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import hush, out
+from .cp import cp
 from .failures import explain
+from .list import list_
 from .mistyped import one_dash_word
+from .prune import prune
+from .pull import pull
+from .rm import rm
+from .show import show
+from .verify import verify
 
 app = typer.Typer(
     name="liquid",
@@ -43,6 +50,16 @@ def root(
     if context.invoked_subcommand is None:
         out.data(context.get_help())
         raise typer.Exit(UsageError.exit_code)
+
+
+app.command()(pull)
+app.command("list")(list_)
+app.command("ls", hidden=True)(list_)
+app.command()(show)
+app.command()(rm)
+app.command()(cp)
+app.command()(prune)
+app.command()(verify)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import IntegrityError, NetworkError
@@ -48,6 +49,16 @@ def fetch(ref: Reference, progress: Progress | None = None) -> Path:
     entry = {"file": target.name, "version": remote.version}
     write_state("addresses.json", {**read_state("addresses.json"), ref.text: entry})
     return target
+
+
+def plan(ref: Reference) -> dict[str, Any]:
+    """What `fetch` would fetch, and how much of it is missing."""
+    with hub_errors(ref.text):
+        remote = _ask(ref.text)
+    is_here = stored(ref) and read_state("addresses.json")[ref.text]["version"] == remote.version
+    size_bytes = remote.size_bytes or 0
+    file = {"path": ref.file, "size_bytes": size_bytes}
+    return {"size_bytes": size_bytes, "missing_bytes": 0 if is_here else size_bytes, "files": [file]}
 
 
 def _ask(url: str) -> Remote:

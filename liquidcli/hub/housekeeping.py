@@ -39,7 +39,7 @@ class Checked:
     name: str
     path: Path
     expected: str | None
-    found: str
+    sha256: str
     ok: bool | None
 
     def as_json(self) -> dict:
@@ -47,7 +47,7 @@ class Checked:
             "name": self.name,
             "path": str(self.path),
             "expected": self.expected,
-            "sha256": self.found,
+            "sha256": self.sha256,
             "ok": self.ok,
         }
 

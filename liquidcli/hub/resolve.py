@@ -10,6 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import LiquidError, NotFoundError, UsageError
 from . import address, default_model, pull, store
@@ -65,6 +66,36 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
     if ref.kind == "url":
         return address.fetch(ref, progress)
     return pull.run(pull.plan(ref), progress)[0]
+
+
+def plan_pull(ref: str | None) -> dict[str, Any]:
+    """What `pull` would fetch: files, their sizes, and the bytes still missing."""
+    name = store.aliases().get(ref, ref) if ref else default_model.ALIAS
+    if name == default_model.ALIAS:
+        missing_bytes = 0 if default_model.stored() else default_model.SIZE_BYTES
+        file = {"path": default_model.FILE, "size_bytes": default_model.SIZE_BYTES, "sha256": default_model.SHA256}
+        return {"size_bytes": default_model.SIZE_BYTES, "missing_bytes": missing_bytes, "files": [file]}
+    parsed = parse_ref(name)
+    if parsed.kind == "hub":
+        return pull.plan(parsed).as_json()
+    return address.plan(parsed) if parsed.kind == "url" else _plan_stored(resolve_file(name))
+
+
+def _plan_stored(path: Path) -> dict[str, Any]:
+    size_bytes = path.stat().st_size
+    return {"size_bytes": size_bytes, "missing_bytes": 0, "files": [{"path": str(path), "size_bytes": size_bytes}]}
+
+
+def name_alias(ref: str, alias: str) -> str:
+    """Give what `ref` means here another name; what the name now stands for."""
+    target = store.aliases().get(ref, ref)
+    if alias == default_model.ALIAS:
+        raise UsageError(f"{alias} is the default model's own name")
+    path = resolve_model(target, offline=True).path
+    if _is_file(target):
+        target = str(path.absolute())
+    store.set_alias(alias, target)
+    return target
 
 
 def looks_like_ref(text: str) -> bool:

@@ -54,6 +54,11 @@ class Out:
 
         self._write(sys.stdout, render(columns, rows, sys.stdout))
 
+    def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
+        """Names and values, one a line, values aligned."""
+        width = max((len(name) for name, _ in pairs), default=0)
+        self.data("\n".join(f"{name:<{width}}  {one_line(str(value))}" for name, value in pairs))
+
     def talk(self, text: str) -> None:
         if not self.quiet:
             self._write(sys.stderr, sanitize(text) + "\n")
