@@ -47,16 +47,19 @@ def _link(pin: Pin, out: Path, home: Path, old: list[str]) -> str:
     return stamp
 
 
-def export(out: Path, patches: Path = HOME / "patches") -> list[str]:
-    """Writes patches/ anew from the commits after `upstream`; refuses changes that are not committed."""
+def export(out: Path, patches: Path = HOME / "patches", drop: tuple[str, ...] = ()) -> list[str]:
+    """Writes patches/ anew from the commits after `upstream`; loses neither uncommitted changes nor others' patches."""
     if _git(out, "rev-parse", "--show-toplevel").strip() != str(out.resolve()):
         raise BuildError(f"{out}: not a work tree made by prepare.py --worktree")
     if dirty := _git(out, "status", "--porcelain"):
         raise BuildError(f"{out}: commit this first, one topic a commit: {dirty.splitlines()[0].strip()}")
     commits = _git(out, "rev-list", "--reverse", f"{BASE}..HEAD").split()
     texts = dict(_patch(out, number, commit) for number, commit in enumerate(commits, 1))
-    for name, text in texts.items():
-        unidiff.parse(name, text)
+    subjects = {unidiff.parse(name, text).message.splitlines()[0] for name, text in texts.items()}
+    for patch in series.read_patches(patches):
+        if patch.message.splitlines()[0] not in subjects and patch.name not in drop:
+            raise BuildError(f"patches/{patch.name} has no commit in this work tree: `git apply` it there and commit it "
+                             f"with its message, or let it go with --drop {patch.name}")
     for path in patches.glob("*.patch"):
         path.unlink()
     for name, text in texts.items():

@@ -158,3 +158,17 @@ def test_export_refuses_a_folder_inside_another_repository(tmp_path: Path) -> No
     inner.mkdir()
     with pytest.raises(BuildError):
         worktree.export(inner, tmp_path / "patches")
+
+
+@needs_git
+def test_export_drops_no_patch_that_the_work_tree_never_had(home: Home, tmp_path: Path) -> None:
+    out, patches = tmp_path / "work", home.folder / "patches"
+    worktree.make(home.pin, out, home.archive, home.folder)
+    second = HOOK.replace("Hook the fourth line", "From somebody else").replace("hook", "other")
+    home.add_patch("0002-from-somebody-else.patch", second)
+    before = contents(patches)
+    with pytest.raises(BuildError, match="--drop 0002-from-somebody-else.patch"):
+        worktree.export(out, patches)
+    assert contents(patches) == before
+    assert len(worktree.export(out, patches, drop=("0002-from-somebody-else.patch",))) == 1
+    assert not (patches / "0002-from-somebody-else.patch").exists()
