@@ -58,8 +58,8 @@ def export(out: Path, patches: Path = HOME / "patches", drop: tuple[str, ...] = 
     subjects = {unidiff.parse(name, text).message.splitlines()[0] for name, text in texts.items()}
     for patch in series.read_patches(patches):
         if patch.message.splitlines()[0] not in subjects and patch.name not in drop:
-            raise BuildError(f"patches/{patch.name} has no commit in this work tree: `git apply` it there and commit it "
-                             f"with its message, or let it go with --drop {patch.name}")
+            raise BuildError(f"patches/{patch.name} has no commit in this work tree: `git apply` it there and commit "
+                             f"it with its message, or let it go with --drop {patch.name}")
     for path in patches.glob("*.patch"):
         path.unlink()
     for name, text in texts.items():
