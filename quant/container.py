@@ -1,0 +1,73 @@
+"""The head of the GGUF that quantize writes: keys copied byte for byte, then where each tensor lies.
+
+Knows the container's layout and which keys llama-quantize sets, in its order. Knows nothing of types or rules.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from gguf import GGUFValueType
+
+from liquidcli.gguf_file import GGUFFile
+
+_VERSION = 3
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
+
+class Placed(Protocol):
+    """A tensor as the head describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    size_bytes: int
+
+
+def string(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def u32_value(number: int) -> bytes:
+    return struct.pack("<II", GGUFValueType.UINT32, number)
+
+
+def string_value(text: str) -> bytes:
+    return struct.pack("<I", GGUFValueType.STRING) + string(text)
+
+
+def output_keys(f: GGUFFile, file_type: int, imatrix: Path | None = None) -> dict[str, bytes]:
+    """All keys of the output: the input's without those of a split, the two that quantize sets, the imatrix's."""
+    keys = {key: f.raw_value(key) for key in f.metadata if key not in _SPLIT_KEYS}
+    added: dict[str, Any] = {
+        "general.quantization_version": u32_value(_QUANTIZATION_VERSION),
+        "general.file_type": u32_value(file_type),
+    }
+    if imatrix is not None:
+        from .imatrix import read_imatrix
+
+        added |= {
+            key: u32_value(value) if isinstance(value, int) else string_value(value)
+            for key, value in read_imatrix(imatrix).keys(imatrix).items()
+        }
+    for key, value in added.items():
+        keys.pop(key, None)
+        keys[key] = value
+    return keys
+
+
+def header_bytes(keys: dict[str, bytes], tensors: Iterable[Placed], alignment: int) -> bytes:
+    """Everything before the first tensor's data, padded."""
+    placed, offset = [], 0
+    for tensor in tensors:
+        shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        placed.append(string(tensor.name) + shape + struct.pack("<IQ", int(tensor.type), offset))
+        offset += -(-tensor.size_bytes // alignment) * alignment
+    head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(placed), len(keys))
+    head += b"".join(string(key) + value for key, value in keys.items()) + b"".join(placed)
+    return head + bytes(-len(head) % alignment)
