@@ -14,6 +14,7 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import hush, out
+from .chat import chat
 from .cp import cp
 from .failures import explain
 from .list import list_
@@ -21,6 +22,7 @@ from .mistyped import one_dash_word
 from .prune import prune
 from .pull import pull
 from .rm import rm
+from .run import run as run_
 from .show import show
 from .verify import verify
 
@@ -60,6 +62,8 @@ app.command()(rm)
 app.command()(cp)
 app.command()(prune)
 app.command()(verify)
+app.command()(chat)
+app.command("run")(run_)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -57,7 +57,7 @@ class Conversation:
         self.turns: list[Message] = []
         self.last = Reply()
         self._tokenizer = PromptTokenizer(engine.model, self.format.source)
-        self._said: tuple[str, list[int]] = ("", [])  # rendered text and its tokens, as the model said or read them
+        self._known: list[tuple[str, list[int]]] = []  # rendered texts and their tokens, as the model read or said them
 
     @property
     def is_chat(self) -> bool:
@@ -89,7 +89,7 @@ class Conversation:
     def clear(self) -> None:
         self.turns.clear()
         self.last = Reply()
-        self._said = ("", [])
+        self._known = []
 
     def messages(self) -> list[Message]:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -98,14 +98,17 @@ class Conversation:
     def prompt_tokens(self) -> list[int]:
         """Tokens of everything said, up to where the model's next reply begins."""
         rendered = self.format.render(self._tokenizer.guarded(self.messages()))
-        known, tokens = self._said
-        rest = rendered[len(known) :] if known and rendered.startswith(known) else ""
-        if rest and self._tokenizer.begins_special(rest):
-            tokens = [*tokens, *self._tokenizer.tokens(rest, add_special=False)]
-        else:
-            tokens = self._tokenizer.tokens(rendered)
-        self._said = (rendered, tokens)
+        tokens = self._continued(rendered) or self._tokenizer.tokens(rendered)
+        self._known = [(rendered, tokens)]
         return tokens
+
+    def _continued(self, rendered: str) -> list[int]:
+        """What is known already, as it was said, and only the rest anew; empty if nothing known fits."""
+        for text, tokens in reversed(self._known):
+            rest = rendered[len(text) :]
+            if rendered.startswith(text) and (not rest or self._tokenizer.begins_special(rest)):
+                return [*tokens, *self._tokenizer.tokens(rest, add_special=False)]
+        return []
 
     def _reply(self, *, drop_on_failure: bool) -> Iterator[Event]:
         self.last = reply = Reply()
@@ -126,12 +129,11 @@ class Conversation:
 
     def _keep(self, reply: Reply) -> None:
         self.turns.append({"role": "assistant", "content": reply.text})
-        rendered, tokens = self._said
+        rendered, tokens = self._known[0]
         spoken = b"".join(map(self.engine.detokenize_piece, reply.tokens)).decode("utf-8", "replace")
-        if spoken == reply.text:
-            self._said = (rendered + self._tokenizer.guard(reply.text, "assistant"), [*tokens, *reply.tokens])
-        else:  # cut at a stop string: the tokens say more than the text
-            self._said = ("", [])
+        if spoken == reply.text:  # else it was cut at a stop string, and the tokens say more than the text
+            said = rendered + self._tokenizer.guard(reply.text, "assistant")
+            self._known.append((said, [*tokens, *reply.tokens]))
 
 
 def plain_tokens(engine: Engine, text: str) -> list[int]:

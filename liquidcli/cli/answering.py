@@ -1,0 +1,118 @@
+"""What `run` and `chat` share: their own options, and the way from options to a conversation.
+
+Knows which option goes where. Heavy imports happen inside, when a model is about to be loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFoundError, UsageError
+from ..ui.console import out
+from .options import option
+
+if TYPE_CHECKING:
+    from ..runtime.chat import Conversation
+    from ..runtime.engine import Engine
+
+PresencePenalty = option(float | None, "--presence-penalty", metavar="X", help="Penalty for tokens used; 0: off.")
+FrequencyPenalty = option(float | None, "--frequency-penalty", metavar="X", help="The same, by how often; 0: off.")
+LogitBias = option(list[str] | None, "-l", "--logit-bias", metavar="ID+X", help="Make a token likelier or rarer.")
+ReversePrompt = option(list[str] | None, "-r", "--reverse-prompt", metavar="TEXT", help="Stop before this text.")
+IgnoreEos = option(bool, "--ignore-eos", help="Go on when the model wants to end.")
+ChatTemplate = option(str | None, "--chat-template", metavar="NAME|JINJA", help="Use this chat template.")
+ChatTemplateFile = option(Path | None, "--chat-template-file", metavar="FILE", help="It, from a file.")
+ConversationMode = option(
+    bool | None, "-cnv/-no-cnv", "--conversation/--no-conversation",
+    help="Chat (the default where the model has a template), or go on with the text.",
+)  # fmt: skip
+Stats = option(bool, "--verbose", help="Print what an answer took, after it.")
+Logs = option(bool, "-v", "--log-verbose", help="Show llama.cpp's log.")
+
+_ENGINE = (
+    "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_gpu_layers", "type_k", "type_v", "flash_attn",
+)  # fmt: skip
+_SAMPLING = (
+    "temp", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "presence_penalty", "frequency_penalty",
+    "seed",
+)  # fmt: skip
+_MAX_TEXT_BYTES = 1 << 26
+
+
+@contextlib.contextmanager
+def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversation]:
+    """A loaded model, ready to be talked to, from the options of a verb by the library's names."""
+    from ..llama import library
+    from ..runtime.chat import Conversation, ReplySettings
+    from ..runtime.depth import DepthPolicy
+    from ..runtime.sampling import SamplingParams, parse_logit_bias
+
+    policy = DepthPolicy.parse(words["depth"])
+    sampling = SamplingParams(logit_bias=parse_logit_bias(words["logit_bias"] or []))
+    settings = ReplySettings(
+        sampling.updated(**{name: words[name] for name in _SAMPLING}),
+        words["max_tokens"],
+        tuple(words["reverse_prompt"] or ()),
+        words["ignore_eos"],
+    )
+    system = _text_or_file(words["system_prompt"], words["system_prompt_file"], "-sys", "-sysf")
+    template = _text_or_file(
+        words["chat_template"], words["chat_template_file"], "--chat-template", "--chat-template-file"
+    )
+    library.log.show = library.log.show or words["logs"]
+    with _engine(words, ref) as engine:
+        note = engine.set_depth(policy).note
+        if note:
+            out.warn(note)
+        talk = Conversation(engine, settings, system=system, template=template, plain=words["conversation"] is False)
+        if words["conversation"] and not talk.is_chat:
+            raise UsageError("this model has no chat template", hint="--chat-template chatml gives it one")
+        try:
+            yield talk
+        finally:
+            talk.close()
+
+
+def read_text(path: Path) -> str:
+    """A text file of bounded size; bytes that are no UTF-8 become replacement characters."""
+    if not path.exists():
+        raise NotFoundError(f"there is no file {path}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, a text file was expected")
+    with path.open("rb") as file:
+        return _bounded(file.read(_MAX_TEXT_BYTES + 1), str(path))
+
+
+def read_stdin() -> str:
+    return _bounded(sys.stdin.buffer.read(_MAX_TEXT_BYTES + 1), "the input")
+
+
+@contextlib.contextmanager
+def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
+    from ..hub.resolve import resolve_model
+    from ..runtime.engine import Engine
+
+    with out.progress(ref or "default model", None) as bar:
+        model = resolve_model(ref, gates=words["gates"], offline=words["offline"], progress=bar.update)
+    for note in model.notes:
+        out.talk(note)
+    with out.progress("loading", 1000, unit="permille") as bar:
+        engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=bar.update)
+    with engine:
+        yield engine
+
+
+def _text_or_file(text: str | None, path: Path | None, text_flag: str, file_flag: str) -> str | None:
+    if text is not None and path is not None:
+        raise UsageError(f"{text_flag} and {file_flag} both name a text", hint="give one of them")
+    return read_text(path) if path is not None else text
+
+
+def _bounded(raw: bytes, what: str) -> str:
+    if len(raw) > _MAX_TEXT_BYTES:
+        raise UsageError(f"{what} is longer than {_MAX_TEXT_BYTES >> 20} MiB, no context holds that")
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,168 @@
+"""`liquid run`: one question, one answer; without a question, a chat."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import Interrupted, UsageError
+from ..ui.console import is_terminal, out
+from . import answering as a
+from . import options as o
+
+if TYPE_CHECKING:
+    from ..runtime.chat import Conversation
+    from ..runtime.events import Event
+
+JsonLines = o.option(bool, "--jsonl", help="Print a JSON object per token, and the result as the last one.")
+
+
+def run(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[REF] [PROMPT]", show_default=False)] = None,
+    model: o.ModelOpt = None,
+    prompt: o.PromptOpt = None,
+    file: o.FileOpt = None,
+    system_prompt: o.SystemPrompt = None,
+    system_prompt_file: o.SystemPromptFile = None,
+    depth: o.Depth = "auto",
+    gates: o.Gates = None,
+    max_tokens: o.Predict = -1,
+    n_ctx: o.CtxSize = 0,
+    temp: o.Temp = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    seed: o.Seed = -1,
+    repeat_penalty: o.RepeatPenalty = None,
+    repeat_last_n: o.RepeatLastN = None,
+    presence_penalty: a.PresencePenalty = None,
+    frequency_penalty: a.FrequencyPenalty = None,
+    logit_bias: a.LogitBias = None,
+    reverse_prompt: a.ReversePrompt = None,
+    ignore_eos: a.IgnoreEos = False,
+    conversation: a.ConversationMode = None,
+    chat_template: a.ChatTemplate = None,
+    chat_template_file: a.ChatTemplateFile = None,
+    n_threads: o.Threads = None,
+    n_threads_batch: o.ThreadsBatch = None,
+    n_batch: o.BatchSize = 2048,
+    n_ubatch: o.UBatchSize = 512,
+    n_gpu_layers: o.GpuLayers = "auto",
+    flash_attn: o.FlashAttn = "auto",
+    type_k: o.TypeK = "f16",
+    type_v: o.TypeV = "f16",
+    offline: o.Offline = False,
+    json: o.Json = False,
+    jsonl: JsonLines = False,
+    verbose: a.Stats = False,
+    logs: a.Logs = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Answer one prompt: an argument, standard input, or both. With neither, on a terminal: a chat.
+
+    REF is a file, an alias, a stored model, an address or owner/name[:TAG]; without one, the default model answers.
+    """
+    options = dict(locals())
+    out.configure(json=json or jsonl, quiet=quiet)
+    ref, said = _ref_and_prompt(words or [], model)
+    text = _prompt([prompt, a.read_text(file) if file else None, said])
+    if text is None:
+        if json or jsonl:
+            raise UsageError("there is no prompt to answer", hint='liquid run "a question"')
+        from .chat import talk
+
+        return talk(options, ref)
+    with a.conversation(options, ref) as conversation_:
+        _answer(conversation_, text, options)
+    return None
+
+
+def _ref_and_prompt(words: list[str], model: str | None) -> tuple[str | None, str | None]:
+    """One word is a model only if it looks like one; of two, the first is the model; more are a prompt unless it is."""
+    from ..hub.resolve import looks_like_ref
+
+    if model is None and words and (len(words) == 2 or looks_like_ref(words[0])):
+        model, words = words[0], words[1:]
+    return model, " ".join(words) if words else None
+
+
+def _prompt(parts: list[str | None]) -> str | None:
+    """Everything that was said, joined; None when a terminal waits for somebody to say something."""
+    said = [part for part in parts if part]
+    if _stdin_speaks(bool(said)):
+        said += [piped] if (piped := a.read_stdin().strip("\n")) else []
+        if not said:
+            raise UsageError("there is no prompt: no argument, and nothing on standard input")
+    return "\n\n".join(said) if said else None
+
+
+def _stdin_speaks(has_prompt: bool) -> bool:
+    """A pipe or a file is read; with a prompt at hand, nothing else is waited for."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    return not has_prompt or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> None:
+    if not conversation.is_chat and options["conversation"] is None and is_terminal(sys.stderr):
+        out.talk("this model has no chat template: it goes on with the text instead of answering")
+    for event in conversation.ask(text):
+        if options["jsonl"]:
+            if event.summary is None:
+                _line(_token(event))
+        elif not options["json"]:
+            out.stream(event.text)
+    reply = conversation.last
+    if options["jsonl"]:
+        _line(_result(conversation))
+    elif options["json"]:
+        out.json(_result(conversation))
+    elif not reply.text.endswith("\n"):
+        out.stream("\n")
+    _comment(conversation, options["verbose"])
+
+
+def _line(value: dict[str, Any]) -> None:
+    out.data(dumps(value))
+
+
+def _token(event: Event) -> dict[str, Any]:
+    return {
+        "text": event.text,
+        "token": event.token,
+        "layers_run": event.layers_run,
+        "layers_total": event.layers_total,
+    }
+
+
+def _result(conversation: Conversation) -> dict[str, Any]:
+    summary = conversation.last.summary
+    return {
+        "text": conversation.last.text,
+        "model": str(conversation.engine.info.path),
+        "usage": {"prompt_tokens": summary.prompt_tokens, "completion_tokens": summary.completion_tokens},
+        "depth": summary.depth.as_json(conversation.engine.policy),
+        "timings": summary.timings.as_json(),
+        "finish_reason": summary.finish_reason,
+        "seed": summary.seed,
+    }
+
+
+def _comment(conversation: Conversation, verbose: bool) -> None:
+    """What is to be said about the answer, on stderr."""
+    from ..ui.figures import answer_lines
+
+    summary, engine = conversation.last.summary, conversation.engine
+    if verbose:
+        for line in answer_lines(summary, engine.policy):
+            out.talk(line)
+    if summary.finish_reason == "context":
+        out.warn(f"the context of {engine.info.n_ctx} tokens is full, the answer stops here: -c N makes it larger")
+    if summary.finish_reason == "interrupted":
+        raise Interrupted("stopped")

@@ -1,0 +1,78 @@
+"""What an answer took, in a few quiet lines.
+
+Knows summaries and depth settings. Does not know when they are wanted.
+"""
+
+from __future__ import annotations
+
+from ..runtime.depth import DepthPolicy, DepthStats
+from ..runtime.engine import Engine
+from ..runtime.events import Summary, Timings
+
+
+def answer_line(summary: Summary, policy: DepthPolicy) -> str:
+    """One line after an answer."""
+    t = summary.timings
+    parts = [f"{t.predicted_n} tokens{_rate(t.predicted_n, t.predicted_ms)}", depth_text(summary.depth, policy)]
+    if t.prompt_n:
+        parts.insert(0, f"prompt {_prompt(t)}{_rate(t.prompt_n, t.prompt_ms)}")
+    return f"[{', '.join(parts)}]"
+
+
+def answer_lines(summary: Summary, policy: DepthPolicy) -> list[str]:
+    """The same, spread out."""
+    t = summary.timings
+    lines = [
+        f"prompt   {_prompt(t)} tokens in {t.prompt_ms / 1000:.2f} s{_rate(t.prompt_n, t.prompt_ms)}",
+        f"answer   {t.predicted_n} tokens in {t.predicted_ms / 1000:.2f} s{_rate(t.predicted_n, t.predicted_ms)}",
+        f"depth    {depth_text(summary.depth, policy)}",
+        f"ended    {_REASONS[summary.finish_reason]}",
+        f"seed     {summary.seed}",
+    ]
+    if summary.depth.n_expert:
+        experts = summary.depth.as_json(policy).get("experts", {})
+        lines.insert(3, f"experts  {experts.get('used_mean', 0):g} of {experts.get('per_layer', 0)} per layer")
+    return lines
+
+
+def depth_text(stats: DepthStats, policy: DepthPolicy) -> str:
+    layers = f"{stats.layers_run_mean:.1f} of {stats.layers_total} layers per token"
+    return f"{layers} ({stats.executed_fraction:.0%}, depth {policy})"
+
+
+def engine_line(engine: Engine) -> str:
+    """What was loaded: name, layers, gates, depth, context."""
+    info = engine.info
+    gates = f"{len(info.gates)} gates" if info.gates else "no gates"
+    context = f"context {info.n_ctx}"
+    if info.n_ctx < info.n_ctx_train:
+        context += f" of {info.n_ctx_train} (-c N)"
+    return f"{info.name}: {info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
+
+
+def engine_lines(engine: Engine) -> list[str]:
+    info, memory = engine.info, engine.info.memory
+    rows = [
+        ("file", info.path),
+        ("model", f"{info.name} ({info.architecture}, {info.n_params / 1e6:.1f}M parameters)"),
+        ("layers", f"{info.n_layer}, {len(info.gates)} of them begin a gated span" if info.gates else info.n_layer),
+        ("depth", f"{engine.policy}" + (f", own threshold tau={info.threshold:g}" if info.gates else "")),
+        ("context", f"{info.n_ctx} tokens, {len(engine.held())} in use, {info.n_ctx_train} trained"),
+        ("memory", f"weights {memory.weights_bytes / 1e6:.0f} MB, KV cache {memory.kv_bytes / 1e6:.0f} MB"),
+        ("threads", f"{info.n_threads}, {info.n_threads_batch} for prompts"),
+    ]
+    return [f"{name:<8} {value}" for name, value in rows]
+
+
+_REASONS = {
+    "stop": "the model ended it", "length": "as many tokens as asked for", "context": "the context is full",
+    "interrupted": "Ctrl-C",
+}  # fmt: skip
+
+
+def _prompt(t: Timings) -> str:
+    return f"{t.prompt_n}" + (f" (and {t.cache_n} kept)" if t.cache_n else "")
+
+
+def _rate(n: int, ms: float) -> str:
+    return f" ({n / ms * 1000:.1f}/s)" if n and ms > 0 else ""

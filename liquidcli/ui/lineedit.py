@@ -1,0 +1,123 @@
+'''Where turns come from: a terminal with history and multi-line editing, or the lines of a pipe.
+
+A turn goes on over lines while a `"""` block is open or a line ends with a backslash. Knows nothing of models
+or commands.
+'''
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from ..errors import LiquidError
+
+FENCE = '"""'
+PROMPT, CONTINUATION = ">>> ", "... "
+_MAX_TURN_CHARS = 1 << 22
+
+
+class Reader(Protocol):
+    """Turns, one by one. `read` returns None at the end and raises KeyboardInterrupt on Ctrl-C."""
+
+    interactive: bool
+
+    def read(self) -> str | None: ...
+
+    def keep_history(self, keep: bool) -> None: ...
+
+
+def is_open(text: str) -> bool:
+    """Does what was typed so far ask for another line?"""
+    stripped = text.lstrip()
+    if stripped.startswith(FENCE):
+        return FENCE not in stripped[len(FENCE) :]
+    return text.endswith("\\") and not text.endswith("\\\\")
+
+
+def unfold(text: str) -> str:
+    """The turn without the marks that held its lines together."""
+    stripped = text.strip()
+    if stripped.startswith(FENCE):
+        before, _, after = stripped[len(FENCE) :].partition(FENCE)
+        return (before.strip("\n") + after).strip()
+    return text.replace("\\\n", "\n").strip()
+
+
+class PipeReader:
+    """Lines of a stream that is no terminal."""
+
+    interactive = False
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stdin
+
+    def read(self) -> str | None:
+        lines: list[str] = []
+        while line := self._stream.readline(_MAX_TURN_CHARS):
+            lines.append(line.rstrip("\n"))
+            if not is_open(text := "\n".join(lines)):
+                return unfold(text)
+            if len(text) > _MAX_TURN_CHARS:
+                raise LiquidError(f"a turn of more than {_MAX_TURN_CHARS} characters")
+        return unfold("\n".join(lines)) if lines else None
+
+    def keep_history(self, keep: bool) -> None:
+        pass
+
+
+class TerminalReader:
+    """prompt_toolkit: history on disk, completion of commands, bracketed paste, Ctrl-J for a new line."""
+
+    interactive = True
+
+    def __init__(self, history: Path, commands: Sequence[str]) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+        self._on_disk, self._in_memory = FileHistory(str(history)), InMemoryHistory()
+        self._session: PromptSession = PromptSession(
+            history=self._on_disk,
+            completer=WordCompleter(list(commands), sentence=True),
+            complete_while_typing=False,
+            enable_open_in_editor=True,
+            multiline=True,
+            key_bindings=_key_bindings(),
+            prompt_continuation=lambda width, _line, _wrapped: CONTINUATION.ljust(width),
+        )
+
+    def read(self) -> str | None:
+        try:
+            return unfold(self._session.prompt(PROMPT))
+        except EOFError:
+            return None
+
+    def keep_history(self, keep: bool) -> None:
+        self._session.history = self._session.default_buffer.history = self._on_disk if keep else self._in_memory
+
+
+def _key_bindings():
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event) -> None:
+        buffer = event.current_buffer
+        if is_open(buffer.text):
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("c-j")
+    @keys.add("escape", "enter")
+    def _(event) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-g")
+    def _(event) -> None:
+        event.current_buffer.open_in_editor()
+
+    return keys

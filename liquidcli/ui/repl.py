@@ -1,0 +1,93 @@
+"""The loop of a chat: read a turn, stream the answer, carry on.
+
+Knows the conversation, the reader and the console. Commands live in `repl_commands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import Interrupted, LiquidError
+from ..runtime.chat import Conversation
+from ..runtime.events import Event
+from . import repl_commands
+from .console import out
+from .figures import answer_line, engine_line
+from .lineedit import Reader
+
+_NEARLY_FULL = (0.95, 0.80)
+
+
+class Repl:
+    """One chat at a terminal or through a pipe."""
+
+    def __init__(self, conversation: Conversation, reader: Reader, *, verbose: bool = False) -> None:
+        self.conversation, self.reader, self.verbose = conversation, reader, verbose
+        self.engine = conversation.engine
+        self.done = False
+        self.n_answers = 0
+        self._warned = 0.0
+
+    def run(self, first: str = "", *, single_turn: bool = False) -> None:
+        """Until /bye, Ctrl-D or the end of the input; `first` is asked before anything is read."""
+        if self.reader.interactive:
+            out.talk(engine_line(self.engine))
+            out.talk("/help lists the commands, /bye leaves")
+        if not self.conversation.is_chat:
+            out.talk("this model has no chat template: it goes on with your text instead of answering")
+        if first:
+            self._turn(first)
+        while not self.done and not (single_turn and self.n_answers):
+            try:
+                text = self.reader.read()
+            except KeyboardInterrupt:
+                out.talk("to leave: /bye or Ctrl-D")
+                continue
+            if text is None:
+                return
+            if text:
+                self._turn(text)
+
+    def _turn(self, text: str) -> None:
+        try:
+            if text.startswith("/"):
+                repl_commands.dispatch(self, text)
+            else:
+                self.show(self.conversation.ask(text))
+        except Interrupted:
+            raise
+        except LiquidError as error:
+            out.error(error)
+        except KeyboardInterrupt:
+            out.stream("\n")
+
+    def show(self, events: Iterator[Event]) -> None:
+        """Stream an answer to stdout, and what is to be said about it to stderr."""
+        for event in events:
+            out.stream(event.text)
+        out.end_stream()
+        out.stream("\n")
+        self.n_answers += 1
+        summary = self.conversation.last.summary
+        if summary is None:
+            return
+        if summary.finish_reason == "interrupted":
+            if not self.reader.interactive:
+                raise Interrupted("stopped")
+            out.talk("(stopped)")
+        if self.verbose:
+            out.talk(answer_line(summary, self.engine.policy))
+        self._watch_context(summary.finish_reason)
+        if self.reader.interactive:
+            out.stream("\n")
+
+    def _watch_context(self, reason: str) -> None:
+        n_ctx = self.engine.info.n_ctx
+        used = len(self.engine.held()) / n_ctx
+        if reason == "context":
+            out.warn(f"the context of {n_ctx} tokens is full, the answer stops here: /clear or /undo makes room")
+        for mark in _NEARLY_FULL:
+            if used >= mark > self._warned and reason != "context":
+                out.warn(f"{used:.0%} of the context of {n_ctx} tokens is used: /clear, or start with a larger -c N")
+                break
+        self._warned = max((mark for mark in _NEARLY_FULL if used >= mark), default=0.0)

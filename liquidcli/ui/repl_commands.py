@@ -1,0 +1,140 @@
+"""The words after a slash: what there is, what was meant, what it does to a conversation.
+
+Knows commands and parameters. Reads no keys and draws no prompt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..runtime.depth import DepthPolicy
+from .console import out
+from .depth_map import depth_map, token_map
+from .figures import answer_lines, depth_text
+from .repl_settings import SHOWN, SWITCHES, set_, show
+
+if TYPE_CHECKING:
+    from .repl import Repl
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the REPL: how it is written, what it does, and the function that does it."""
+
+    usage: str
+    help: str
+    run: Callable[[Repl, str], None]
+
+
+def dispatch(repl: Repl, line: str) -> None:
+    """Run `/word rest`; UsageError, with the nearest word, for one that does not exist."""
+    word, _, rest = line.partition(" ")
+    word = ALIASES.get(word.lower(), word.lower())
+    command = COMMANDS.get(word)
+    if command is None:
+        nearest = difflib.get_close_matches(word, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else "/help lists what there is"
+        raise UsageError(f"no such command: {word}", hint=hint)
+    command.run(repl, rest.strip())
+
+
+def words() -> list[str]:
+    """For completion: every command, with the first words after it where they are few."""
+    second = {"/depth": ("auto", "full", "map"), "/set": ("parameter", "system", *SWITCHES), "/show": tuple(SHOWN)}
+    return [*COMMANDS, *ALIASES, *(f"{word} {next_}" for word, choices in second.items() for next_ in choices)]
+
+
+def _help(_repl: Repl, _rest: str) -> None:
+    for command in COMMANDS.values():
+        out.data(f"  {command.usage:<31} {command.help}")
+    out.data('\n  """ begins and ends a message of several lines; so does \\ at the end of a line, Ctrl-J, or a paste.')
+    out.data("  Ctrl-C stops an answer and keeps what was said. Ctrl-G opens an editor.")
+
+
+def _bye(repl: Repl, _rest: str) -> None:
+    repl.done = True
+
+
+def _clear(repl: Repl, _rest: str) -> None:
+    repl.conversation.clear()
+    repl.engine.clear()
+    out.talk("forgotten: this is a new conversation")
+
+
+def _undo(repl: Repl, _rest: str) -> None:
+    taken = repl.conversation.undo()
+    out.talk("nothing to take back" if taken is None else f"taken back: {_short(taken)}")
+
+
+def _regen(repl: Repl, _rest: str) -> None:
+    events = repl.conversation.regenerate()
+    if events is None:
+        raise UsageError("there is no answer to make again")
+    repl.show(events)
+
+
+def _stats(repl: Repl, _rest: str) -> None:
+    summary = repl.conversation.last.summary
+    if summary is None:
+        raise UsageError("there is no answer yet")
+    policy = repl.engine.policy
+    for line in answer_lines(summary, policy):
+        out.data(line)
+    out.data(f"so far   {repl.n_answers} answers, {depth_text(repl.engine.depth_stats(), policy)}")
+    out.data(f"context  {len(repl.engine.held())} of {repl.engine.info.n_ctx} tokens")
+
+
+def _depth(repl: Repl, rest: str) -> None:
+    if rest.split(" ")[0] == "map":
+        return _map(repl, rest.removeprefix("map").strip())
+    if rest:
+        setting = repl.engine.set_depth(DepthPolicy.parse(rest))
+        if setting.note:
+            out.warn(setting.note)
+    info = repl.engine.info
+    own = f"; the model's own threshold is tau={info.threshold:g}" if info.gates else "; this model has no gates"
+    out.talk(f"depth {repl.engine.policy}{own}")
+    return None
+
+
+def _map(repl: Repl, rest: str) -> None:
+    reply = repl.conversation.last
+    if not reply.layers:
+        raise UsageError("there is no answer to draw")
+    if rest not in ("", "tokens"):
+        raise UsageError(f"/depth map {rest} is not known", hint="/depth map, or /depth map tokens")
+    width = shutil.get_terminal_size().columns
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    if rest:
+        lines = token_map(reply.pieces, reply.layers, width, unicode=unicode)
+    else:
+        lines = depth_map(reply.layers, width, unicode=unicode)
+    for line in lines:
+        out.data(line)
+
+
+COMMANDS: dict[str, Command] = {
+    "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep tokens go; /depth map [tokens] draws it", _depth),
+    "/set": Command("/set parameter NAME VALUE", "also: /set system TEXT, verbose, quiet, nohistory", set_),
+    "/show": Command("/show info|parameters|system", "what is loaded and set; also: /show template", show),
+    "/stats": Command("/stats", "what the last answer took", _stats),
+    "/regen": Command("/regen", "the last answer once more", _regen),
+    "/undo": Command("/undo", "take the last turn back", _undo),
+    "/clear": Command("/clear", "a new conversation", _clear),
+    "/help": Command("/help, /?", "this list", _help),
+    "/bye": Command("/bye, Ctrl-D", "leave", _bye),
+}
+ALIASES = {
+    "/?": "/help", "/exit": "/bye", "/quit": "/bye", "/new": "/clear", "/retry": "/regen", "/forget": "/undo",
+}  # fmt: skip
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."

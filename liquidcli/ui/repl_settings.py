@@ -1,0 +1,117 @@
+"""/set and /show: what can be changed while a conversation runs, under ollama's and llama.cpp's names.
+
+Knows parameters, switches and what can be shown. Reads no keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .console import out
+from .figures import engine_lines
+
+if TYPE_CHECKING:
+    from .repl import Repl
+
+
+def set_(repl: Repl, rest: str) -> None:
+    word, _, value = rest.partition(" ")
+    if word == "parameter":
+        _set_parameter(repl, *value.partition(" ")[::2])
+    elif word == "system":
+        repl.conversation.system = value.strip().strip('"') or None
+        out.talk("the system prompt is set" if repl.conversation.system else "no system prompt of our own any more")
+    elif word in SWITCHES:
+        SWITCHES[word](repl)
+    else:
+        choices = ("parameter", "system", *SWITCHES)
+        nearest = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+        hint = f"did you mean /set {nearest[0]}?" if nearest else f"/set knows {', '.join(choices)}"
+        raise UsageError(f"/set {word} is not known" if word else "set what?", hint=hint)
+
+
+def _verbose(on: bool) -> Callable[[Repl], None]:
+    def switch(repl: Repl) -> None:
+        repl.verbose = on
+        out.talk("figures after every answer" if on else "no figures after answers")
+
+    return switch
+
+
+def _history(keep: bool) -> Callable[[Repl], None]:
+    def switch(repl: Repl) -> None:
+        repl.reader.keep_history(keep)
+        out.talk("what you type is kept" if keep else "what you type is not kept")
+
+    return switch
+
+
+SWITCHES: dict[str, Callable[[Repl], None]] = {
+    "verbose": _verbose(True), "quiet": _verbose(False), "history": _history(True), "nohistory": _history(False),
+}  # fmt: skip
+
+PARAMETERS: dict[str, tuple[str, type]] = {  # ollama's and llama.cpp's names: (ours, type)
+    "temperature": ("temp", float), "temp": ("temp", float), "top_k": ("top_k", int), "top_p": ("top_p", float),
+    "min_p": ("min_p", float), "seed": ("seed", int), "repeat_penalty": ("repeat_penalty", float),
+    "repeat_last_n": ("repeat_last_n", int), "presence_penalty": ("presence_penalty", float),
+    "frequency_penalty": ("frequency_penalty", float), "num_predict": ("max_tokens", int), "n": ("max_tokens", int),
+    "predict": ("max_tokens", int), "stop": ("stop", str), "num_thread": ("n_threads", int),
+    "threads": ("n_threads", int),
+}  # fmt: skip
+_AT_START = {"num_ctx": "-c N", "ctx": "-c N", "num_gpu": "-ngl N", "num_batch": "-b N"}
+
+
+def _set_parameter(repl: Repl, name: str, value: str) -> None:
+    name = name.lower().replace("-", "_")
+    if name in _AT_START:
+        raise UsageError(f"{name} is fixed when the model is loaded", hint=f"start again with {_AT_START[name]}")
+    if name not in PARAMETERS:
+        nearest = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(PARAMETERS)}"
+        raise UsageError(f"no such parameter: {name}" if name else "which parameter?", hint=hint)
+    ours, kind = PARAMETERS[name]
+    try:
+        number = kind(value.strip())
+    except ValueError:
+        raise UsageError(f"{name} takes {'a whole number' if kind is int else 'a number'}, not {value!r}") from None
+    _apply(repl, ours, number)
+    out.talk(f"{name} is {number}")
+
+
+def _apply(repl: Repl, name: str, value: float | int | str) -> None:
+    settings = repl.conversation.settings
+    if name == "stop":
+        settings.stop = (*settings.stop, str(value)) if value else ()
+    elif name == "max_tokens":
+        settings.max_tokens = max(-1, int(value))
+    elif name == "n_threads":
+        if not 1 <= int(value) <= 512:
+            raise UsageError("threads are at least 1 and at most 512")
+        repl.engine.context.set_threads(int(value), int(value))
+    else:
+        settings.sampling = replace(settings.sampling, **{name: value})
+
+
+def show(repl: Repl, rest: str) -> None:
+    if rest not in SHOWN:
+        raise UsageError(f"/show {rest} is not known" if rest else "show what?", hint=f"there are {', '.join(SHOWN)}")
+    for line in SHOWN[rest](repl):
+        out.data(line)
+
+
+def _parameters(repl: Repl) -> list[str]:
+    settings = repl.conversation.settings
+    rows = {**vars(settings.sampling), "num_predict": settings.max_tokens, "stop": list(settings.stop) or "-"}
+    return [f"{name:<18} {value}" for name, value in rows.items() if name != "logit_bias"]
+
+
+SHOWN: dict[str, Callable[[Repl], list[str]]] = {
+    "info": lambda repl: engine_lines(repl.engine),
+    "parameters": _parameters,
+    "system": lambda repl: [repl.conversation.system or "no system prompt of our own; the template may have one"],
+    "template": lambda repl: [repl.conversation.format.source or "this model has no chat template"],
+}
