@@ -1,0 +1,447 @@
+#include "liquid-depth.h"
+
+#include "liquid-model.h"
+#include "liquid-stamp.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-io.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+//
+// liquid_depth
+//
+
+liquid_depth::liquid_depth(const llama_model & base, ggml_type type_k, ggml_type type_v) :
+    base(base),
+    model(base.arch == LLM_ARCH_LIQUID ? static_cast<const llama_model_liquid *>(&base) : nullptr),
+    type_k(type_k),
+    type_v(type_v) {
+    if (model) {
+        threshold = model->info.threshold;
+    }
+}
+
+bool liquid_depth::gated(const llama_cparams & cparams) const {
+    return model && !model->gates.empty() && mode != LIQUID_DEPTH_FULL && !cparams.warmup;
+}
+
+void liquid_depth_deleter::operator()(liquid_depth * depth) const {
+    delete depth;
+}
+
+liquid_depth * liquid_depth_init(const llama_model & model, ggml_type type_k, ggml_type type_v) {
+    return new liquid_depth(model, type_k, type_v);
+}
+
+void liquid_depth_begin(liquid_depth * depth) {
+    depth->trace_pos.clear();
+    depth->trace_seq.clear();
+    depth->trace_w.clear();
+    depth->trace_run.clear();
+    depth->trace_experts.clear();
+}
+
+// rows of a finished ubatch: w and run of every gate, experts of every mixture layer
+struct liquid_rows {
+    std::vector<float>   w;       // [n_gate][n_tokens]
+    std::vector<float>   run;     // [n_gate][n_tokens]
+    std::vector<int32_t> experts; // [n_moe_layer][n_tokens][n_expert_used]
+};
+
+static llm_graph_input_liquid * liquid_find_input(const llm_graph_result * res) {
+    for (const auto & input : res->inputs) {
+        if (auto * found = dynamic_cast<llm_graph_input_liquid *>(input.get())) {
+            return found;
+        }
+    }
+    return nullptr;
+}
+
+static liquid_rows liquid_read_rows(const llm_graph_input_liquid & inp, int64_t n_tokens) {
+    liquid_rows rows;
+    rows.w  .resize(inp.gates.size()*n_tokens);
+    rows.run.resize(inp.gates.size()*n_tokens);
+    for (size_t g = 0; g < inp.gates.size(); ++g) {
+        ggml_backend_tensor_get(inp.gates[g].w,   rows.w  .data() + g*n_tokens, 0, n_tokens*sizeof(float));
+        ggml_backend_tensor_get(inp.gates[g].run, rows.run.data() + g*n_tokens, 0, n_tokens*sizeof(float));
+    }
+    for (ggml_tensor * t : inp.experts) {
+        const size_t n = ggml_nelements(t);
+        rows.experts.resize(rows.experts.size() + n);
+        ggml_backend_tensor_get(t, rows.experts.data() + rows.experts.size() - n, 0, n*sizeof(int32_t));
+    }
+    return rows;
+}
+
+static void liquid_count(liquid_depth * depth, const llm_graph_input_liquid & inp, const std::vector<float> & run, int64_t n_tokens) {
+    const auto & model = *depth->model;
+    auto & stats = depth->stats;
+
+    const int64_t hits_per_layer = model.info.n_expert_used;
+
+    int64_t skipped_layers = 0;
+    int64_t skipped_moe    = 0;
+    for (size_t g = 0; g < inp.gates.size(); ++g) {
+        const auto & gate = inp.gates[g];
+
+        int64_t n_moe = 0;
+        for (int il = gate.layer; il < gate.layer + gate.span; ++il) {
+            n_moe += model.moe_layers[il];
+        }
+
+        int64_t n_run = 0;
+        for (int64_t i = 0; i < n_tokens; ++i) {
+            n_run += run[g*n_tokens + i] != 0.0f;
+        }
+
+        stats.n_gate_evals += n_tokens;
+        stats.n_gate_runs  += n_run;
+        skipped_layers += (n_tokens - n_run)*gate.span;
+        skipped_moe    += (n_tokens - n_run)*n_moe;
+        if (inp.flags) {
+            stats.n_blocks_unread += n_tokens - n_run;
+        }
+    }
+
+    stats.n_layer_runs  += n_tokens*model.info.n_layer - skipped_layers;
+    stats.n_expert_hits += (n_tokens*model.info.n_moe_layer - skipped_moe)*hits_per_layer;
+}
+
+// experts of the traced tokens, reordered to [n_tokens][n_moe_layer][n_expert_used], -1 where the layer was skipped
+static void liquid_trace_moe(liquid_depth * depth, const llm_graph_input_liquid & inp, const liquid_rows & rows, int64_t n_tokens) {
+    const auto & model = *depth->model;
+    const int64_t n_moe  = model.info.n_moe_layer;
+    const int64_t n_used = model.info.n_expert_used;
+    if (n_moe == 0) {
+        return;
+    }
+
+    std::vector<int32_t> gate_over(model.info.n_layer, -1);
+    for (size_t g = 0; g < inp.gates.size(); ++g) {
+        for (int il = inp.gates[g].layer; il < inp.gates[g].layer + inp.gates[g].span; ++il) {
+            gate_over[il] = g;
+        }
+    }
+
+    // the last layer of a full-depth graph holds output rows only: it cannot be traced for the others
+    const size_t base = depth->trace_experts.size();
+    depth->trace_experts.resize(base + n_tokens*n_moe*n_used, -1);
+    size_t offset = 0;
+    int64_t m = 0;
+    for (int il = 0; il < model.info.n_layer; ++il) {
+        if (!model.moe_layers[il]) {
+            continue;
+        }
+        const int64_t n_rows = inp.experts[m]->ne[1];
+        for (int64_t i = 0; i < n_rows && n_rows == n_tokens; ++i) {
+            if (gate_over[il] >= 0 && rows.run[gate_over[il]*n_tokens + i] == 0.0f) {
+                continue;
+            }
+            memcpy(depth->trace_experts.data() + base + (i*n_moe + m)*n_used, rows.experts.data() + offset + i*n_used, n_used*sizeof(int32_t));
+        }
+        offset += n_rows*n_used;
+        m++;
+    }
+}
+
+static void liquid_trace_rows(liquid_depth * depth, const llm_graph_input_liquid & inp, const liquid_rows & rows, const llama_ubatch & ubatch) {
+    const int64_t n_tokens = ubatch.n_tokens;
+    const size_t  n_gate   = depth->model->gates.size();
+
+    for (int64_t i = 0; i < n_tokens; ++i) {
+        depth->trace_pos.push_back(ubatch.pos[i]);
+        depth->trace_seq.push_back(ubatch.seq_id[i][0]);
+        for (size_t g = 0; g < n_gate; ++g) {
+            const bool evaluated = g < inp.gates.size();
+            depth->trace_w  .push_back(evaluated ? rows.w[g*n_tokens + i] : std::numeric_limits<float>::quiet_NaN());
+            depth->trace_run.push_back(evaluated ? rows.run[g*n_tokens + i] != 0.0f : 1);
+        }
+    }
+    liquid_trace_moe(depth, inp, rows, n_tokens);
+}
+
+void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, const llm_graph_result * res, const llama_ubatch & ubatch, ggml_backend_sched_t sched) {
+    if (!depth->model || cparams.warmup) {
+        return;
+    }
+    const llm_graph_input_liquid * inp = liquid_find_input(res);
+    if (!inp) {
+        return;
+    }
+
+    liquid_rows rows;
+    if (!inp->gates.empty() || !inp->experts.empty()) {
+        ggml_backend_sched_synchronize(sched);
+        rows = liquid_read_rows(*inp, ubatch.n_tokens);
+    }
+
+    depth->stats.n_tokens += ubatch.n_tokens;
+    liquid_count(depth, *inp, rows.run, ubatch.n_tokens);
+    if (depth->trace) {
+        liquid_trace_rows(depth, *inp, rows, ubatch);
+    }
+}
+
+//
+// llm_graph_input_liquid
+//
+
+llm_graph_input_liquid::llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, bool flags, int64_t n_tokens) :
+    depth(depth),
+    topology(depth->topology),
+    warmup(cparams.warmup),
+    flags(flags),
+    n_tokens(n_tokens) {
+    forced.resize(depth->model->gates.size()*n_tokens, 0.0f);
+}
+
+bool llm_graph_input_liquid::can_reuse(const llm_graph_params & params) {
+    return params.cparams.liquid == depth && topology == depth->topology && warmup == params.cparams.warmup;
+}
+
+// +4 and -4 decide for every threshold in [0, 1]
+static float liquid_forced_value(const liquid_depth & depth, int32_t gate, llama_pos pos, llama_seq_id seq) {
+    if (depth.mode != LIQUID_DEPTH_FORCED) {
+        return pos < depth.model->info.always_run_tokens ? 4.0f : 0.0f;
+    }
+    if (depth.forced.empty()) {
+        return 4.0f;
+    }
+    const size_t row = (size_t) (seq % depth.forced_n_seq)*depth.forced_n_pos + pos % depth.forced_n_pos;
+    return depth.forced[row*depth.model->gates.size() + gate] ? 4.0f : -4.0f;
+}
+
+void llm_graph_input_liquid::set_input(const llama_ubatch * ubatch) {
+    gated_runs = 0;
+    for (const auto & [result, state] : in_place) {
+        GGML_ASSERT(result->data == state->data);
+    }
+    for (size_t g = 0; g < gates.size(); ++g) {
+        for (int64_t i = 0; i < n_tokens; ++i) {
+            forced[g*n_tokens + i] = liquid_forced_value(*depth, gates[g].index, ubatch->pos[i], ubatch->seq_id[i][0]);
+        }
+    }
+    if (force && force->buffer) {
+        ggml_backend_tensor_set(force, forced.data(), 0, forced.size()*sizeof(float));
+    }
+    if (tau && tau->buffer) {
+        ggml_backend_tensor_set(tau, &depth->threshold, 0, sizeof(float));
+    }
+}
+
+//
+// state: a header before the memory of every saved state
+//
+
+static constexpr uint32_t LIQUID_STATE_MAGIC  = 0x7164696c; // "lidq"
+static constexpr uint32_t LIQUID_STATE_LAYOUT = 1;
+
+struct liquid_state_header {
+    uint32_t magic;
+    uint32_t layout;
+    char     stamp[32];
+    uint64_t model_hash;
+    int32_t  kv_policy;
+    int32_t  type_k;
+    int32_t  type_v;
+    uint32_t n_ctx;
+};
+
+static void liquid_hash(uint64_t & hash, const void * data, size_t size) {
+    for (size_t i = 0; i < size; ++i) { // FNV-1a, 64 bit
+        hash = (hash ^ ((const uint8_t *) data)[i])*0x100000001b3ull;
+    }
+}
+
+// every tensor's name, type and shape, and the values of the F32 ones (norms and gates: they tell fine-tunes apart)
+static uint64_t liquid_model_hash(const llama_model & model) {
+    uint64_t hash = 0xcbf29ce484222325ull;
+    for (const auto & [name, tensor] : model.tensors_by_name) {
+        liquid_hash(hash, name.data(), name.size());
+        liquid_hash(hash, &tensor->type, sizeof(tensor->type));
+        liquid_hash(hash, tensor->ne, sizeof(tensor->ne));
+        if (tensor->type == GGML_TYPE_F32) {
+            std::vector<uint8_t> values(std::min<size_t>(ggml_nbytes(tensor), 1u << 16));
+            ggml_backend_tensor_get(tensor, values.data(), 0, values.size());
+            liquid_hash(hash, values.data(), values.size());
+        }
+    }
+    return hash;
+}
+
+static liquid_state_header liquid_state_describe(const liquid_depth & depth, const llama_cparams & cparams) {
+    liquid_state_header header;
+    memset(&header, 0, sizeof(header));
+    header.magic  = LIQUID_STATE_MAGIC;
+    header.layout = LIQUID_STATE_LAYOUT;
+    strncpy(header.stamp, LIQUID_BUILD_STAMP, sizeof(header.stamp) - 1);
+    if (depth.model_hash == 0) {
+        depth.model_hash = liquid_model_hash(depth.base);
+    }
+    header.model_hash = depth.model_hash;
+    header.kv_policy  = depth.model->info.kv_policy;
+    header.type_k     = depth.type_k;
+    header.type_v     = depth.type_v;
+    header.n_ctx      = cparams.n_ctx;
+    return header;
+}
+
+void liquid_state_write(const liquid_depth * depth, const llama_cparams & cparams, llama_io_write_i & io) {
+    if (depth->model) {
+        const auto header = liquid_state_describe(*depth, cparams);
+        io.write(&header, sizeof(header));
+    }
+}
+
+void liquid_state_read(const liquid_depth * depth, const llama_cparams & cparams, llama_io_read_i & io) {
+    if (!depth->model) {
+        return;
+    }
+    const auto want = liquid_state_describe(*depth, cparams);
+    liquid_state_header found;
+    io.read(&found, sizeof(found));
+
+    const auto require = [](bool same, const char * what) {
+        if (!same) {
+            throw std::runtime_error(format("this state was saved with another %s", what));
+        }
+    };
+    require(found.magic == want.magic && found.layout == want.layout, "state format");
+    require(memcmp(found.stamp, want.stamp, sizeof(want.stamp)) == 0, "build of the library");
+    require(found.model_hash == want.model_hash, "model");
+    require(found.kv_policy  == want.kv_policy,  "kv_policy");
+    require(found.type_k == want.type_k && found.type_v == want.type_v, "KV cache type");
+    require(found.n_ctx == want.n_ctx, "context size");
+}
+
+//
+// C API
+//
+
+int32_t liquid_api_version(void) {
+    return LIQUID_API_VERSION;
+}
+
+const char * liquid_build_stamp(void) {
+    return LIQUID_BUILD_STAMP;
+}
+
+static const llama_model_liquid * liquid_model_of(const llama_model * model) {
+    return model->arch == LLM_ARCH_LIQUID ? static_cast<const llama_model_liquid *>(model) : nullptr;
+}
+
+static liquid_depth * liquid_depth_of(const llama_context * ctx) {
+    return ctx->get_cparams().liquid;
+}
+
+int32_t liquid_get_model_info(const llama_model * model, liquid_model_info * info) {
+    const auto * liquid = liquid_model_of(model);
+    if (!liquid) {
+        return -1;
+    }
+    *info = liquid->info;
+    return 0;
+}
+
+int32_t liquid_get_gate(const llama_model * model, int32_t i, liquid_gate * gate) {
+    const auto * liquid = liquid_model_of(model);
+    if (!liquid || i < 0 || i >= (int32_t) liquid->gates.size()) {
+        return -1;
+    }
+    *gate = liquid->gates[i];
+    return 0;
+}
+
+int32_t liquid_set_depth(llama_context * ctx, int32_t mode, float threshold) {
+    auto * depth = liquid_depth_of(ctx);
+    const bool needs_threshold = mode == LIQUID_DEPTH_THRESHOLD;
+    if (!depth->model || mode < LIQUID_DEPTH_AUTO || mode > LIQUID_DEPTH_FORCED || (needs_threshold && !(threshold >= 0.0f && threshold <= 1.0f))) {
+        return -1;
+    }
+    if (depth->mode != mode) {
+        depth->mode = mode;
+        depth->topology++;
+    }
+    depth->threshold = needs_threshold ? threshold : depth->model->info.threshold;
+    return 0;
+}
+
+int32_t liquid_get_depth(const llama_context * ctx, int32_t * mode, float * threshold) {
+    const auto * depth = liquid_depth_of(ctx);
+    if (!depth->model) {
+        return -1;
+    }
+    *mode = depth->mode;
+    *threshold = depth->threshold;
+    return 0;
+}
+
+int32_t liquid_set_engine(llama_context * ctx, int32_t engine) {
+    auto * depth = liquid_depth_of(ctx);
+    if (!depth->model || engine < LIQUID_ENGINE_AUTO || engine > LIQUID_ENGINE_DENSE) {
+        return -1;
+    }
+    if (depth->engine != engine) {
+        depth->engine = engine;
+        depth->topology++;
+    }
+    return 0;
+}
+
+int32_t liquid_set_forced(llama_context * ctx, const uint8_t * run, int32_t n_seq, int32_t n_pos) {
+    auto * depth = liquid_depth_of(ctx);
+    if (!depth->model || !run || n_seq <= 0 || n_pos <= 0) {
+        return -1;
+    }
+    depth->forced.assign(run, run + (size_t) n_seq*n_pos*depth->model->gates.size());
+    depth->forced_n_seq = n_seq;
+    depth->forced_n_pos = n_pos;
+    return 0;
+}
+
+void liquid_set_trace(llama_context * ctx, int32_t on) {
+    auto * depth = liquid_depth_of(ctx);
+    liquid_depth_begin(depth);
+    if (depth->trace != (on != 0)) {
+        depth->trace = on != 0;
+        depth->topology++;
+    }
+}
+
+int32_t liquid_trace_n_tokens(const llama_context * ctx) {
+    return liquid_depth_of(ctx)->trace_pos.size();
+}
+
+const int32_t * liquid_trace_pos(const llama_context * ctx) {
+    return liquid_depth_of(ctx)->trace_pos.data();
+}
+
+const int32_t * liquid_trace_seq(const llama_context * ctx) {
+    return liquid_depth_of(ctx)->trace_seq.data();
+}
+
+const float * liquid_trace_w(const llama_context * ctx) {
+    return liquid_depth_of(ctx)->trace_w.data();
+}
+
+const uint8_t * liquid_trace_run(const llama_context * ctx) {
+    return liquid_depth_of(ctx)->trace_run.data();
+}
+
+const int32_t * liquid_trace_experts(const llama_context * ctx) {
+    const auto & experts = liquid_depth_of(ctx)->trace_experts;
+    return experts.empty() ? nullptr : experts.data();
+}
+
+void liquid_get_stats(const llama_context * ctx, liquid_depth_stats * stats) {
+    *stats = liquid_depth_of(ctx)->stats;
+}
+
+void liquid_reset_stats(llama_context * ctx) {
+    liquid_depth_of(ctx)->stats = {};
+}

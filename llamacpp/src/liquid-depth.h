@@ -1,0 +1,107 @@
+// The depth state of one context: policy, trace, statistics, and the graph input that carries them into a graph.
+// Knows the graph and the batch; knows nothing of how a layer is computed (models/liquid.cpp) nor of the KV cache.
+
+#pragma once
+
+#include "liquid.h"
+
+#include "llama-graph.h"
+
+#include <memory>
+#include <vector>
+
+struct llama_model;
+struct llama_model_liquid;
+class  llama_io_write_i;
+class  llama_io_read_i;
+
+struct liquid_depth {
+    const llama_model        & base;
+    const llama_model_liquid * model; // null: another architecture, nothing applies
+
+    int32_t mode      = LIQUID_DEPTH_AUTO;
+    int32_t engine    = LIQUID_ENGINE_AUTO;
+    float   threshold = 0.5f;
+    bool    trace     = false;
+
+    // bumped by every change that needs another graph
+    uint64_t topology = 0;
+
+    std::vector<uint8_t> forced; // [n_seq][n_pos][n_gate]
+    int32_t forced_n_seq = 0;
+    int32_t forced_n_pos = 0;
+
+    ggml_type type_k;
+    ggml_type type_v;
+
+    liquid_depth_stats stats = {};
+
+    mutable uint64_t model_hash = 0; // 0: not computed yet
+
+    std::vector<int32_t> trace_pos;
+    std::vector<int32_t> trace_seq;
+    std::vector<float>   trace_w;
+    std::vector<uint8_t> trace_run;
+    std::vector<int32_t> trace_experts;
+
+    liquid_depth(const llama_model & base, ggml_type type_k, ggml_type type_v);
+
+    bool gated(const llama_cparams & cparams) const; // are gates part of the graph?
+};
+
+struct liquid_depth_deleter {
+    void operator()(liquid_depth * depth) const;
+};
+
+using liquid_depth_ptr = std::unique_ptr<liquid_depth, liquid_depth_deleter>;
+
+// calls placed in llama-context.cpp
+liquid_depth * liquid_depth_init(const llama_model & model, ggml_type type_k, ggml_type type_v);
+void liquid_depth_begin  (liquid_depth * depth);
+void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, const llm_graph_result * res, const llama_ubatch & ubatch, ggml_backend_sched_t sched);
+void liquid_state_write  (const liquid_depth * depth, const llama_cparams & cparams, llama_io_write_i & io);
+void liquid_state_read   (const liquid_depth * depth, const llama_cparams & cparams, llama_io_read_i & io); // throws std::runtime_error
+
+// One gate of a graph. Flags form: `out` is {w, run, c_run, c_skip} of the one token and the node lists are switched by it.
+// Dense form: w and run are [1, n_tokens].
+struct liquid_gate_node {
+    const llm_graph_input_i * owner = nullptr;
+
+    int32_t index  = 0; // into the model's gates
+    int32_t layer  = 0;
+    int32_t span   = 1;
+    int32_t before = 0; // ungated layers below `layer`
+    int32_t after  = 0; // layers above the span
+
+    ggml_tensor * w   = nullptr;
+    ggml_tensor * run = nullptr;
+
+    std::vector<ggml_tensor *> nodes_run;
+    std::vector<ggml_tensor *> nodes_skip;
+};
+
+class llm_graph_input_liquid : public llm_graph_input_i {
+public:
+    llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, bool flags, int64_t n_tokens);
+
+    void set_input(const llama_ubatch * ubatch) override;
+    bool can_reuse(const llm_graph_params & params) override;
+
+    liquid_depth * depth;
+    const uint64_t topology;
+    const bool     warmup;
+    const bool     flags;
+    const int64_t  n_tokens;
+
+    ggml_tensor * tau   = nullptr; // F32 [1], dense form
+    ggml_tensor * force = nullptr; // F32 [1, n_tokens, n_gate], dense form: +4 run, -4 skip, 0 as the gate says
+
+    std::vector<float> forced; // [n_gate][n_tokens], the same values on the host
+    int32_t gated_runs = 0;    // flags form: gated layers that ran so far in this evaluation
+
+    // never reallocated after the graph is built: ops hold pointers into it
+    std::vector<liquid_gate_node> gates;
+
+    std::vector<std::pair<ggml_tensor *, ggml_tensor *>> in_place; // (result, the state it must lie upon)
+    std::vector<ggml_tensor *> experts;                            // I32 [n_expert_used, n_tokens] per mixture layer, trace only
+};
