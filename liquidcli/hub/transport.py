@@ -18,6 +18,7 @@ from ..errors import DiskSpaceError, LiquidError, NetworkError, NotFoundError, U
 Result = TypeVar("Result")
 Progress = Callable[[int, int, str], None]
 
+_STEP_BYTES = 1 << 18  # what is lost at most when a download breaks off; the library would hold back 10 MiB
 _AGAIN = "run the same command again: it goes on where it stopped"
 _ONLINE = "is this machine online? --offline uses what is already here"
 _LOGIN = "accept its terms on its page if it has any, then run: hf auth login (or set HF_TOKEN)"
@@ -47,9 +48,11 @@ def fetch_into(
     part: Path, url: str, size_bytes: int | None, what: str, headers: dict[str, str], progress: Progress | None
 ) -> None:
     """Append to `part` what is missing of `url`; on any failure what came stays, for the next try."""
+    from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import disable_progress_bars, logging
 
+    constants.DOWNLOAD_CHUNK_SIZE = _STEP_BYTES
     disable_progress_bars()
     logging.set_verbosity_error()
     if size_bytes is not None and part.exists() and part.stat().st_size > size_bytes:

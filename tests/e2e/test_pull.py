@@ -1,0 +1,216 @@
+"""`liquid pull` against a hub that behaves and one that does not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import gguf_bytes
+from tests.command import Liquid, failed
+from tests.fake_hub import COMMIT, FakeHub, serve
+
+REPO = "someone/Tiny-GGUF"
+MODEL = gguf_bytes.llama().build()
+BIG = MODEL + bytes(3_000_000)
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    files = {"Tiny.Q4_K_M.gguf": MODEL, "Tiny.Q8_0.gguf": BIG, "mmproj-Tiny.F16.gguf": b"GGUF", "README.md": b"# Tiny"}
+    with serve(FakeHub({REPO: files})) as running:
+        yield running
+
+
+@pytest.fixture
+def liquid(tmp_path: Path, hub: FakeHub) -> Liquid:
+    return Liquid(tmp_path, {"HF_ENDPOINT": hub.url})
+
+
+def blob(liquid: Liquid, content: bytes) -> Path:
+    blobs = liquid.home / "hf/hub" / f"models--{REPO.replace('/', '--')}" / "blobs"
+    return blobs / hashlib.sha256(content).hexdigest()
+
+
+def test_stdout_is_the_path_and_the_cache_has_the_hubs_layout(liquid: Liquid) -> None:
+    result = liquid("pull", REPO)
+    path = Path(result.stdout.strip())
+    assert result.returncode == 0 and result.stdout.count("\n") == 1 and result.stderr == ""
+    assert path.read_bytes() == MODEL
+    assert path.parent.name == COMMIT and path.is_symlink() and path.resolve() == blob(liquid, MODEL)
+    assert (blob(liquid, MODEL).parents[1] / "refs/main").read_text() == COMMIT
+    assert not list(liquid.home.rglob("*.incomplete"))
+
+
+def test_a_tag_chooses_and_json_tells(liquid: Liquid) -> None:
+    result = liquid("pull", f"hf.co/{REPO}:q8_0", "--json")
+    told = json.loads(result.stdout)
+    assert Path(told["path"]).read_bytes() == BIG and told["size_bytes"] == len(BIG)
+
+
+def test_a_second_pull_fetches_nothing(liquid: Liquid, hub: FakeHub) -> None:
+    first = liquid("pull", REPO)
+    hub.asked.clear()
+    second = liquid("pull", REPO)
+    assert second.stdout == first.stdout and hub.gets() == []
+
+
+def test_dry_run_fetches_nothing(liquid: Liquid, hub: FakeHub) -> None:
+    told = json.loads(liquid("pull", REPO, "--dry-run", "--json").stdout)
+    assert told["missing_bytes"] == told["size_bytes"] == len(MODEL)
+    assert told["files"][0]["sha256"] == hashlib.sha256(MODEL).hexdigest()
+    assert hub.gets() == [] and not (liquid.home / "hf").exists()
+
+
+def test_shards_come_together(liquid: Liquid, hub: FakeHub) -> None:
+    parts = {f"big/Big-Q4_0-{i:05d}-of-00002.gguf": b"GGUF part %d" % i for i in (1, 2)}
+    hub.repos["someone/Big"] = dict(parts)
+    path = Path(liquid("pull", "someone/Big:Q4_0").stdout.strip())
+    assert path.name.endswith("-00001-of-00002.gguf")
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {k.split("/")[1]: v for k, v in parts.items()}
+    del hub.repos["someone/Big"]["big/Big-Q4_0-00002-of-00002.gguf"]
+    failed(liquid("pull", "someone/Big:Q4_0"), 3, "00002-of-00002.gguf")
+
+
+def test_an_interrupted_pull_goes_on_where_it_stopped(liquid: Liquid, hub: FakeHub) -> None:
+    hub.step_s = 0.02
+    process = liquid.start("pull", f"{REPO}:Q8_0")
+    part = blob(liquid, BIG).with_name(blob(liquid, BIG).name + ".incomplete")
+    wait_for(lambda: part.exists() and part.stat().st_size > 200_000)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+    have = part.stat().st_size
+    hub.step_s = 0
+    hub.asked.clear()
+    result = liquid("pull", f"{REPO}:Q8_0")
+    assert Path(result.stdout.strip()).read_bytes() == BIG
+    assert [span for _, span in hub.gets()] == [f"bytes={have}-"]
+
+
+def test_a_killed_pull_goes_on_too(liquid: Liquid, hub: FakeHub) -> None:
+    hub.step_s = 0.02
+    process = liquid.start("pull", f"{REPO}:Q8_0")
+    part = blob(liquid, BIG).with_name(blob(liquid, BIG).name + ".incomplete")
+    wait_for(lambda: part.exists() and part.stat().st_size > 200_000)
+    process.kill()
+    process.communicate(timeout=30)
+    hub.step_s = 0
+    hub.ignore_range = True  # a server that sends everything again
+    assert Path(liquid("pull", f"{REPO}:Q8_0").stdout.strip()).read_bytes() == BIG
+
+
+def test_broken_connections_are_taken_up_again(liquid: Liquid, hub: FakeHub) -> None:
+    hub.break_at = [1_000_000, 500_000]
+    result = liquid("pull", f"{REPO}:Q8_0")
+    assert result.returncode == 0 and Path(result.stdout.strip()).read_bytes() == BIG
+    starts = [int(span.removeprefix("bytes=").rstrip("-")) if span else 0 for _, span in hub.gets()]
+    assert len(starts) == 3 and 0 < starts[1] <= 1_000_000 and starts[1] < starts[2] <= 1_500_000
+
+
+def test_a_flipped_byte_is_found_and_thrown_away(liquid: Liquid, hub: FakeHub) -> None:
+    hub.flip_at = 1000
+    failed(liquid("pull", REPO), 6, "another hash")
+    assert [path for path in (liquid.home / "hf").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    hub.flip_at = None
+    assert liquid("pull", REPO).returncode == 0
+
+
+@pytest.mark.parametrize(("status", "headers", "code", "word"), [
+    (401, {}, 4, "HF_TOKEN"),
+    (403, {"X-Error-Code": "GatedRepo"}, 4, "gated"),
+    (404, {"X-Error-Code": "RepoNotFound"}, 3, "spelling"),
+    (404, {"X-Error-Code": "RevisionNotFound"}, 3, "spelling"),
+    (429, {}, 4, "429"),
+    (500, {}, 4, "500"),
+])  # fmt: skip
+def test_refusals_are_one_sentence(
+    liquid: Liquid, hub: FakeHub, status: int, headers: dict, code: int, word: str
+) -> None:
+    hub.status, hub.headers = status, headers
+    failed(liquid("pull", REPO), code, REPO, word)
+
+
+def test_what_is_not_there(liquid: Liquid, hub: FakeHub) -> None:
+    failed(liquid("pull", f"{REPO}:Q2_K"), 3, "Q2_K", "Q4_K_M, Q8_0")
+    failed(liquid("pull", f"hf://{REPO}/other.gguf"), 3, "other.gguf")
+    hub.repos["someone/checkpoint"] = {"config.json": b"{}"}
+    failed(liquid("pull", "someone/checkpoint"), 3, "liquid convert someone/checkpoint")
+
+
+def test_no_hub_at_all(liquid: Liquid) -> None:
+    failed(liquid("pull", REPO, HF_ENDPOINT="http://127.0.0.1:9"), 4, REPO)
+    failed(liquid("pull", REPO, HF_ENDPOINT="http://name.invalid"), 4, REPO)
+    failed(liquid("pull", REPO, HF_HUB_OFFLINE="1"), 4, "HF_HUB_OFFLINE")
+
+
+def test_the_token_goes_to_the_hub_and_not_to_an_address(liquid: Liquid, hub: FakeHub) -> None:
+    hub.repos["plain"] = {"some/model.gguf": MODEL}
+    assert liquid("pull", REPO, HF_TOKEN="hf_secret").returncode == 0
+    assert "Bearer hf_secret" in hub.tokens
+    hub.tokens.clear()
+    result = liquid("pull", f"{hub.url}/plain/some/model.gguf", HF_TOKEN="hf_secret")
+    assert Path(result.stdout.strip()) == liquid.home / "liquid/models/model.gguf"
+    assert set(hub.tokens) == {None}
+
+
+def test_an_address_is_fetched_once_resumed_and_checked(liquid: Liquid, hub: FakeHub) -> None:
+    hub.repos["plain"] = {"m.gguf": BIG, "page.gguf": b"<html>"}
+    address = f"{hub.url}/plain/m.gguf"
+    process = liquid.start("pull", address)
+    hub.step_s = 0.02
+    wait_for(lambda: any(p.stat().st_size > 100_000 for p in (liquid.home / "liquid").glob("models/.*.incomplete")))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    hub.step_s = 0
+    hub.asked.clear()
+    assert Path(liquid("pull", address).stdout.strip()).read_bytes() == BIG
+    assert [span is not None for _, span in hub.gets()] == [True]
+    hub.asked.clear()
+    assert liquid("pull", address).returncode == 0 and hub.gets() == []
+    failed(liquid("pull", f"{hub.url}/plain/page.gguf"), 6, "no GGUF")
+    failed(liquid("pull", "http://example.org/model.gguf"), 2, "https")
+    assert json.loads(liquid("list", "--json").stdout)[0]["name"] == "m"
+
+
+def test_a_full_disk_is_seen_before_a_byte_is_fetched(liquid: Liquid, hub: FakeHub) -> None:
+    code = (
+        "import shutil, sys\n"
+        "usage = shutil.disk_usage\n"
+        "shutil.disk_usage = lambda path: usage(path)._replace(free=1000)\n"
+        "from liquidcli.__main__ import main\n"
+        f"sys.argv = ['liquid', 'pull', '{REPO}']\nmain()\n"
+    )
+    command = [*liquid.command()[:1], "-c", code]
+    result = subprocess.run(command, env=liquid.environment(), capture_output=True, text=True, timeout=60, check=False)
+    failed(result, 7, "0.00 GB free")
+    assert hub.gets() == []
+
+
+def test_two_pulls_at_once_fetch_once(liquid: Liquid, hub: FakeHub) -> None:
+    hub.step_s = 0.005
+    both = [liquid.start("pull", f"{REPO}:Q8_0") for _ in range(2)]
+    outputs = {process.communicate(timeout=60)[0] for process in both}
+    assert len(outputs) == 1 and Path(outputs.pop().strip()).read_bytes() == BIG
+    assert len(hub.gets()) == 1
+
+
+def wait_for(condition, limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_progress_is_drawn_on_a_terminal_only(liquid: Liquid, hub: FakeHub) -> None:
+    hub.step_s = 0.005
+    code, shown = liquid.on_terminal("pull", f"{REPO}:Q8_0")
+    assert code == 0 and "Tiny.Q8_0.gguf" in shown and "MB" in shown
+    assert shown.rstrip().splitlines()[-1].strip().endswith(os.fsdecode("Tiny.Q8_0.gguf"))
