@@ -478,8 +478,12 @@ liquid_graph::liquid_graph(const llama_model_liquid & model, const llm_graph_par
 
     ggml_tensor * h = build_inp_embd(model.tok_embd);
 
-    inp_pos = build_inp_pos();
-    if (hparams.n_attn_temp_floor_scale > 0 && std::count(hparams.rope_pattern.begin(), hparams.rope_pattern.begin() + n_layer, 0u) > 0) {
+    // an input that no node reads must not be made: it would get no buffer
+    const auto n_nope = std::count(hparams.rope_pattern.begin(), hparams.rope_pattern.begin() + n_layer, 0u);
+    if (n_nope < n_layer) {
+        inp_pos = build_inp_pos();
+    }
+    if (n_nope > 0 && hparams.n_attn_temp_floor_scale > 0) {
         inp_attn_scale = build_inp_attn_scale();
     }
     if (hparams.swa_type == LLAMA_SWA_TYPE_NONE) {
