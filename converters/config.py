@@ -97,12 +97,13 @@ class Config:
         value = self.raw(name, default)
         if value is default:
             return value
-        ok = isinstance(value, list) and all(isinstance(item, kind) for item in value)
-        if ok and kind is int:
+        kinds = (int, float) if kind is float else kind
+        ok = isinstance(value, list) and all(isinstance(item, kinds) for item in value)
+        if ok and kind in (int, float):
             ok = all(not isinstance(item, bool) and 0 <= item <= MAX_SIZE for item in value)
         if not ok or (length is not None and len(value) != length):
             raise self._wrong(name, value, f"a list of {'' if length is None else f'{length} '}{kind.__name__}")
-        return tuple(value)
+        return tuple(map(kind, value))
 
     def section(self, name: str) -> Config | None:
         """A nested object, whose unknown keys are reported with ours."""
@@ -114,6 +115,12 @@ class Config:
         section = Config(value, f"{self.where}: {name}")
         self._sections.append(section)
         return section
+
+    def extended(self, extra: dict[str, Any]) -> Config:
+        """The same configuration with more or other values; what is asked there counts here."""
+        other = Config({**self.values, **extra}, self.where)
+        other._asked, other._sections = self._asked, self._sections
+        return other
 
     def only(self, name: str, *allowed: Any, why: str) -> None:
         """Refuse a value that would change the maths in a way nobody here computes; absent is fine."""

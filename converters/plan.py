@@ -12,6 +12,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf import GGUFValueType as Type
 
 from liquidcli.errors import LiquidError, UsageError
 
@@ -74,7 +75,7 @@ def plan(
         outtype = guess_outtype(checkpoint.tensors.values())
     hf_name, kind = find(checkpoint.config)
     config = Config(checkpoint.config)
-    model = kind(config, fold_gates=fold_gates)
+    model = kind(config, checkpoint.tensors.keys(), fold_gates=fold_gates)
     generated = model.generated()
     matched, dropped = match(checkpoint.tensors, model.rows(), model.dims, outtype)
     outputs = [Output(key, one.shape, F32, one.nbytes, (), SAME) for key, one in generated.items()] + matched
@@ -84,12 +85,23 @@ def plan(
         architecture=model.gguf_name,
         hf_architecture=hf_name,
         outtype=outtype,
-        fields=_fields(model, outtype, provenance_fields(checkpoint, outputs, name), words),
+        fields=_fields(model, outtype, provenance_fields(checkpoint, outputs, name), [*_role_fields(outputs), *words]),
         outputs=tuple(outputs),
         generated=generated,
         dropped=tuple(dropped),
         warnings=(*config.unknown(), *model.warnings(), *warnings),
     )
+
+
+def _role_fields(outputs: Sequence[Output]) -> list[Field]:
+    """What the depth tensors are for, so that nobody has to guess it from their names."""
+    roles = {output.name: output.role for output in outputs if output.role.startswith("depth_")}
+    if not roles:
+        return []
+    return [
+        fields.array("liquid.role.tensors", list(roles), Type.STRING),
+        fields.array("liquid.role.names", list(roles.values()), Type.STRING),
+    ]
 
 
 def _fields(

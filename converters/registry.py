@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol, TypeVar
 
 from liquidcli.errors import IntegrityError, LiquidError
@@ -21,13 +21,13 @@ from .tensors import Dims, Row
 
 
 class Architecture(Protocol):
-    """What an arch file provides. It reads all of the configuration when it is made."""
+    """What an arch file provides. It reads the configuration when it is made; `present` are the tensors' names."""
 
     gguf_name: str
     n_vocab: int
     dims: Dims
 
-    def __init__(self, config: Config, *, fold_gates: bool) -> None: ...
+    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool) -> None: ...
     def rows(self) -> Iterable[Row]: ...
     def generated(self) -> dict[str, Any]: ...  # GGUF name -> float32 array made from the configuration alone
     def fields(self) -> list[Field]: ...

@@ -32,7 +32,7 @@ def tokenizer_fields(checkpoint: Checkpoint, n_vocab: int) -> tuple[list[Field],
         found.append(fields.boolean("tokenizer.ggml.add_space_prefix", prefix))
     special = read_special_tokens(checkpoint, tokenizer, n_vocab)
     if tokenizer is not None and not _is_sentencepiece(tokenizer):
-        special.added = {"bos": False, "eos": False, **special.added}  # nothing is added that no post-processor adds
+        special.added = {"bos": False, **special.added}  # llama.cpp would add one under some pre-tokenizers
     return [*found, *special.fields(), *chat_template_fields(checkpoint)], [*warnings, *special.warnings]
 
 

@@ -1,7 +1,8 @@
 """From a checkpoint's arrangement of numbers to GGUF's: small pure functions on arrays.
 
 `Transform.by_row` promises that the function may be applied to any run of rows of the first axis and the results
-joined, which is how big tensors stream. Rearranging functions never look at the numbers, so BF16 bits pass through unchanged.
+joined, which is how big tensors stream. Rearranging functions never look at the numbers, so BF16 bits
+pass through unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Transform:
 
 
 def interleave(w: np.ndarray, n_head: int) -> np.ndarray:  # (n_head*d, ...) -> (n_head*d, ...)
-    """Rows of each head from half-split order (0, 1 ... d/2, d/2+1 ...) to pairs (0, d/2, 1, d/2+1 ...): RoPE `norm`."""
+    """Rows of each head from halves (0, 1 ... d/2, d/2+1 ...) to pairs (0, d/2, 1, d/2+1 ...): RoPE type `norm`."""
     halves = w.reshape(n_head, 2, w.shape[0] // n_head // 2, *w.shape[1:])
     return halves.swapaxes(1, 2).reshape(w.shape)
 

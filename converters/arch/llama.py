@@ -5,7 +5,7 @@ Knows the names, shapes and keys of transformers' LlamaForCausalLM and MistralFo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,14 +120,14 @@ class Hparams:
             "h": self.head_dim,
         }
 
-    def fields(self, name: str, rope: Rope) -> list[Field]:
+    def fields(self, name: str, rope_keys: list[Field]) -> list[Field]:
         return [
             fields.u32(f"{name}.block_count", self.num_hidden_layers),
             fields.u32(f"{name}.context_length", self.max_position_embeddings),
             fields.u32(f"{name}.embedding_length", self.hidden_size),
             fields.u32(f"{name}.attention.head_count", self.num_attention_heads),
             fields.u32(f"{name}.attention.head_count_kv", self.num_key_value_heads),
-            *rope_fields(rope, name),
+            *rope_keys,
             fields.f32(f"{name}.attention.layer_norm_rms_epsilon", self.rms_norm_eps),
             fields.u32(f"{name}.attention.key_length", self.head_dim),
             fields.u32(f"{name}.attention.value_length", self.head_dim),
@@ -153,7 +153,7 @@ def rope_tensor(rope: Rope, head_dim: int) -> dict[str, Any]:
 class Llama:
     gguf_name = "llama"
 
-    def __init__(self, config: Config, *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
         refuse_foreign_maths(config)
         self.hparams = Hparams.read(config)
         self.intermediate_size = config.integer("intermediate_size")
@@ -186,13 +186,13 @@ class Llama:
         return rope_tensor(self.rope, self.hparams.head_dim)
 
     def fields(self) -> list[Field]:
-        found = self.hparams.fields("llama", self.rope)
+        found = self.hparams.fields("llama", rope_fields(self.rope, "llama"))
         return [*found, fields.u32("llama.feed_forward_length", self.intermediate_size)]
 
     def warnings(self) -> list[str]:
         found = rope_warnings(self.rope)
         if self._window and self._window < self.hparams.max_position_embeddings:
             found.append(
-                f"llama.cpp's `llama` has no attention window: past {self._window} tokens a token still sees all before it"
+                f"llama.cpp's `llama` has no attention window: past {self._window} tokens each still sees all before it"
             )
         return found

@@ -1,0 +1,59 @@
+"""FlexiDepth checkpoints (`model_type: ddllama`) to GGUF architecture `liquid`. ref: arXiv 2503.23798.
+
+A Llama whose layers `routing_layers` carry a bottleneck gate and an adapter: span 1, K and V always projected, both
+branches scaled by the gate, threshold 0.5. The adapter's `down_proj` is hidden -> m, its `up_proj` is m -> hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from liquidcli.errors import IntegrityError
+
+from ..config import Config
+from ..depth import Names
+from ..registry import arch
+from .liquid import Liquid
+
+NAMES = Names(
+    enc="router.router_enc.weight",
+    norm="router.router_norm.weight",
+    dec="router.router_dec.weight",
+    head="router.router_head.weight",
+    bias="router.router_head.bias",
+    skip_gate="router_proj.gate_proj.weight",
+    skip_up="router_proj.down_proj.weight",
+    skip_down="router_proj.up_proj.weight",
+)
+
+
+@arch("DDLlamaForCausalLM")
+class DDLlama(Liquid):
+    names = NAMES
+    dense_module = "mlp"
+
+    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+        config.only("router_force_mode", "none", "auto", why="the gates decide")
+        config.only("router_gate_mode", "ste_hard", "hard", why="a layer runs or it does not")
+        super().__init__(config.extended(_as_liquid(config)), present, fold_gates=fold_gates)
+
+
+def _as_liquid(config: Config) -> dict[str, Any]:
+    """What a `liquid` configuration says more."""
+    n_layer = config.integer("num_hidden_layers", high=512)
+    routed = config.items("routing_layers", int)
+    if not routed or max(routed) >= n_layer or len(set(routed)) != len(routed):
+        raise IntegrityError(f"config.json: routing_layers does not name some of the {n_layer} layers, each once")
+    gate_reduction = config.integer("router_reduction_factor", 16)
+    adapter_reduction = config.integer("proj_reduction_factor", gate_reduction)
+    depth = {
+        "gate_kind": "bottleneck",
+        "gate_span": [int(layer in routed) for layer in range(n_layer)],
+        "gate_rank": config.integer("hidden_size") // gate_reduction,
+        "adapter_size": config.integer("intermediate_size") // adapter_reduction,
+        "ffn_scaled_by_gate": True,
+        "adapter_scaled_by_gate": True,
+    }
+    eps = config.positive("rms_norm_eps", 1e-6)
+    return {"rms_norm_eps": eps, "rope_layout": "norm", "depth": depth}

@@ -1,0 +1,189 @@
+"""Depth gates of a checkpoint: the object `depth` of config.json, its tensors' rows, and the `liquid.depth.*` keys.
+
+Knows both gate kinds, spans, scopes, exits and adapters, and folds a bottleneck's last two matrices into one vector.
+Does not know the layers around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from gguf import GGUFValueType as Type
+
+from liquidcli.errors import IntegrityError
+
+from . import fields
+from .config import Config
+from .fields import Field
+from .tensors import GATE_ROLE, Row, Target, row
+from .transforms import FLATTEN, FOLD
+
+VERSION = 1
+# scope -> the gate tensors' stem, in checkpoint and GGUF alike
+STEMS = {
+    "layer": ("depth_gate",),
+    "attn": ("depth_gate_attn",),
+    "ffn": ("depth_gate_ffn",),
+    "attn+ffn": ("depth_gate_attn", "depth_gate_ffn"),
+}
+ADAPTER_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a family of checkpoints calls the parts, below `model.layers.{i}.`; `{stem}` is the gate's."""
+
+    enc: str = "{stem}.enc.weight"
+    norm: str = "{stem}.norm.weight"
+    dec: str = "{stem}.dec.weight"
+    head: str = "{stem}.head.weight"
+    bias: str = "{stem}.head.bias"
+    skip_gate: str = "depth_adapter.gate_proj.weight"
+    skip_up: str = "depth_adapter.up_proj.weight"  # hidden -> m, the multiplicand
+    skip_down: str = "depth_adapter.down_proj.weight"  # m -> hidden, the output
+
+    def part(self, part: str, stem: str) -> str:
+        return "model.layers.{i}." + getattr(self, part).replace("{stem}", stem)
+
+
+def _wrong(what: str) -> IntegrityError:
+    return IntegrityError(f"config.json: depth: {what}")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Spelled as in config.json and GGUF."""
+
+    gate_kind: str
+    gate_span: tuple[int, ...]
+    gate_scope: tuple[str, ...] | None = None
+    gate_exit: tuple[bool, ...] | None = None
+    threshold: float = 0.5
+    kv_policy: str = "project"
+    ffn_scaled_by_gate: bool = False
+    adapter_scaled_by_gate: bool = False
+    min_layers: int = 0
+    always_run_tokens: int = 0
+    adapter_size: int = 0
+    gate_rank: int = 0
+    calibration: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # thresholds, executed fractions
+
+    def __post_init__(self) -> None:
+        free, n_layer = 0, len(self.gate_span)
+        for layer, span in enumerate(self.gate_span):
+            if not span:
+                continue
+            if layer < free or layer + span > n_layer:
+                raise _wrong(f"the span at layer {layer} overlaps another one or ends after the last layer")
+            if self.scope(layer) != "layer" and (span > 1 or self.is_exit(layer)):
+                raise _wrong(f"the {self.scope(layer)} gate at layer {layer} must have span 1 and be no exit")
+            if self.is_exit(layer) and layer + span != n_layer:
+                raise _wrong(f"the exit at layer {layer} must span all layers that remain")
+            free = layer + span
+        if self.gate_kind == "bottleneck" and not self.gate_rank:
+            raise _wrong("gate_rank is missing, bottleneck gates need one")
+        if self.adapter_size % ADAPTER_MULTIPLE:
+            raise _wrong(f"adapter_size is {self.adapter_size}, expected a multiple of {ADAPTER_MULTIPLE}")
+
+    def scope(self, layer: int) -> str:
+        return self.gate_scope[layer] if self.gate_scope else "layer"
+
+    def is_exit(self, layer: int) -> bool:
+        return bool(self.gate_exit and self.gate_exit[layer])
+
+    def has_adapter(self, layer: int) -> bool:
+        return bool(self.adapter_size) and not self.is_exit(layer) and self.scope(layer) != "attn"
+
+    def dims(self) -> dict[str, int]:
+        return {"m": self.adapter_size, "r": self.gate_rank}
+
+
+def read_depth(config: Config, n_layer: int) -> Depth | None:
+    section = config.section("depth")
+    if section is None:
+        return None
+    scope = section.items("gate_scope", str, n_layer, default=None)
+    if scope is not None and set(scope) - set(STEMS):
+        raise _wrong(f"gate_scope has other values than {', '.join(STEMS)}")
+    return Depth(
+        gate_kind=section.choice("gate_kind", ("linear", "bottleneck"), "linear"),
+        gate_span=section.items("gate_span", int, n_layer),
+        gate_scope=scope,
+        gate_exit=section.items("gate_exit", bool, n_layer, default=None),
+        threshold=section.number("threshold", 0.5, high=1.0),
+        kv_policy=section.choice("kv_policy", ("project", "drop"), "project"),
+        ffn_scaled_by_gate=section.flag("ffn_scaled_by_gate", False),
+        adapter_scaled_by_gate=section.flag("adapter_scaled_by_gate", False),
+        min_layers=section.integer("min_layers", 0, low=0),
+        always_run_tokens=section.integer("always_run_tokens", 0, low=0, high=(1 << 31) - 1),
+        adapter_size=section.integer("adapter_size", 0, low=0),
+        gate_rank=section.integer("gate_rank", 0, low=0),
+        calibration=_read_calibration(section.section("calibration")),
+    )
+
+
+def _read_calibration(section: Config | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if section is None:
+        return None
+    thresholds = section.items("threshold", float)
+    fractions = section.items("executed_fraction", float, len(thresholds))
+    in_range = all(0.0 <= value <= 1.0 for value in (*thresholds, *fractions))
+    if not thresholds or list(thresholds) != sorted(thresholds) or not in_range:
+        raise IntegrityError(f"{section.where} is not sorted by threshold, or has values outside of 0..1")
+    return thresholds, fractions
+
+
+def depth_rows(depth: Depth, layer: int, names: Names, present: Collection[str], *, fold: bool) -> Iterator[Row]:
+    """Rows of the gate whose span begins at `layer`; `present` are the checkpoint's tensors."""
+    if not depth.gate_span[layer]:
+        return
+    for stem in STEMS[depth.scope(layer)]:
+        yield from _gate_rows(depth, layer, names, stem, present, fold)
+    if depth.has_adapter(layer):
+        for part, shape in (("skip_gate", "m d"), ("skip_up", "m d"), ("skip_down", "d m")):
+            yield row(names.part(part, ""), f"blk.{{i}}.depth_{part}.weight", shape, role=f"depth_{part}")
+
+
+def _gate_rows(
+    depth: Depth, layer: int, names: Names, stem: str, present: Collection[str], fold: bool
+) -> Iterator[Row]:
+    enc, norm, dec, head, bias = (names.part(part, stem) for part in ("enc", "norm", "dec", "head", "bias"))
+    target = f"blk.{{i}}.{stem}"
+    width = "d"
+    if depth.gate_kind == "bottleneck":
+        yield row(enc, f"{target}_enc.weight", "r d", role=GATE_ROLE)
+        yield row(norm, f"{target}_norm.weight", "r", role=GATE_ROLE)
+        if dec.format(i=layer) not in present:
+            width = "r"  # folded already
+        elif not fold:
+            yield row(dec, f"{target}_dec.weight", "d r", role=GATE_ROLE)
+    yield row(bias, f"{target}.bias", "1", role=GATE_ROLE, required=False)
+    if depth.gate_kind == "bottleneck" and fold and width == "d":
+        yield Row(((dec, "d r"), (head, "1 d")), (Target(f"{target}.weight", "r", FOLD, GATE_ROLE),))
+    else:
+        yield row(head, f"{target}.weight", f"1 {width}", FLATTEN, to=width, role=GATE_ROLE)
+
+
+def depth_fields(depth: Depth) -> list[Field]:
+    key = "liquid.depth."
+    found = [
+        fields.u32(key + "version", VERSION),
+        fields.string(key + "gate_kind", depth.gate_kind),
+        fields.array(key + "gate_span", depth.gate_span, Type.UINT32),
+        fields.f32(key + "threshold", depth.threshold),
+        fields.string(key + "kv_policy", depth.kv_policy),
+        fields.boolean(key + "ffn_scaled_by_gate", depth.ffn_scaled_by_gate),
+        fields.boolean(key + "adapter_scaled_by_gate", depth.adapter_scaled_by_gate),
+        fields.u32(key + "min_layers", depth.min_layers),
+        fields.u32(key + "always_run_tokens", depth.always_run_tokens),
+    ]
+    if depth.gate_scope is not None:
+        found.append(fields.array(key + "gate_scope", depth.gate_scope, Type.STRING))
+    if depth.gate_exit is not None:
+        found.append(fields.array(key + "gate_exit", depth.gate_exit, Type.BOOL))
+    if depth.calibration is not None:
+        thresholds, fractions = depth.calibration
+        found.append(fields.array(key + "calibration.threshold", thresholds, Type.FLOAT32))
+        found.append(fields.array(key + "calibration.executed_fraction", fractions, Type.FLOAT32))
+    return found
