@@ -275,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         out.json(results)
         return 0
-    out.talk(f"{options.shape}, {options.type} with {options.head_type} head, {options.gate} gates, batch 1; medians of {options.rounds} rounds")
+    what = f"{options.shape}, {options.type} with {options.head_type} head, {options.gate} gates, adapters {options.adapter}"
+    out.talk(f"{what}; one token at a time; medians of {options.rounds} rounds")
     out.table(_COLUMNS, [_row(figures) for figures in results])
     return 0
 

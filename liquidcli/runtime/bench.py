@@ -96,7 +96,7 @@ def _range(first: int, last: int, operator: str, step: int, name: str) -> Iterat
         first = first + step if operator == "+" else first * step
 
 
-def tests_of(
+def plan_tests(
     n_prompts: Sequence[int], n_gens: Sequence[int], pairs: Sequence[tuple[int, int]], n_depths: Sequence[int]
 ) -> list[Test]:
     """Every test, prompts before generation, as llama-bench orders them."""

@@ -1,118 +1,31 @@
 """Perplexity of a text, and the divergence of two models on it: the numbers of llama-perplexity.
 
-Knows windows, scores and their statistics. Knows nothing of terminals, nor of the library beyond `Engine`. The text is
-tokenized once; every window begins with BOS if the vocabulary wants one, and only its second half is scored.
+Knows scores and their statistics. Knows nothing of terminals, nor of the library beyond `Engine`; which tokens are
+scored is settled in `windows`.
 ref: https://huggingface.co/docs/transformers/perplexity
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UsageError
+from .depth import DepthPolicy
 from .divergence import Comparison, compare_rows, comparison_json
+from .windows import Step, Windows, plan_windows, steps_of
 
 if TYPE_CHECKING:
-    from .depth import DepthPolicy
     from .engine import Engine
 
-CTX_PADDING = 256  # the library rounds contexts up to this
+_ANY_LENGTH = 1 << 40
 _ROWS_AT_ONCE = 32  # bounds the temporaries of a softmax to a few times 32 x n_vocab floats
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which tokens are evaluated together: chunk i is tokens[i*step : i*step + length], scored from `first` on."""
-
-    n_chunks: int
-    length: int
-    step: int
-    first: int
-    n_seq: int  # chunks per batch, each a sequence of its own
-    n_batch: int  # tokens per sequence and decode call
-    with_bos: bool
-
-    @property
-    def n_scored(self) -> int:
-        return self.length - 1 - self.first
-
-
-def plan_windows(
-    n_tokens: int, n_ctx: int = 512, n_chunks: int = -1, n_batch: int = 2048, ppl_stride: int = 0
-) -> Windows:
-    """The windows of a text of `n_tokens`; UsageError, with the number needed, when it is too short for one."""
-    if n_ctx < 4:
-        raise UsageError(f"perplexity needs a context of at least 4 tokens, not {n_ctx}")
-    strided = ppl_stride > 0
-    length = _padded(n_ctx + ppl_stride // 2) if strided else n_ctx
-    if n_tokens < 2 * length:
-        raise UsageError(
-            f"the text has {n_tokens} tokens, perplexity with a context of {length} needs at least {2 * length}",
-            hint="give a longer text with -f, or a smaller context with -c",
-        )
-    step = ppl_stride if strided else n_ctx
-    most = -(-(n_tokens - length) // step) if strided else n_tokens // n_ctx
-    return Windows(
-        n_chunks=most if n_chunks < 0 else min(n_chunks, most),
-        length=length,
-        step=step,
-        first=length - ppl_stride - 1 if strided else n_ctx // 2,
-        n_seq=1 if strided else max(1, n_batch // n_ctx),
-        n_batch=min(n_batch, length),
-        with_bos=not strided,  # llama-perplexity leaves BOS out of strided windows
-    )
-
-
-def _padded(n_ctx: int) -> int:
-    return -(-n_ctx // CTX_PADDING) * CTX_PADDING
-
-
-@dataclass(frozen=True)
-class Step:
-    """One decode call: rows of `n_seq` sequences, and where the scored ones among their outputs belong."""
-
-    tokens: np.ndarray  # [n_rows] int32
-    pos: np.ndarray  # [n_rows] int32
-    seq_ids: np.ndarray  # [n_rows] int32
-    want: list[bool]  # [n_rows]
-    scored: np.ndarray  # [n_outputs] bool: all outputs but a window's last
-    targets: np.ndarray  # [n_scored_rows] int32, the token that follows
-    chunk: np.ndarray  # [n_scored_rows]
-    column: np.ndarray  # [n_scored_rows], 0 = the window's first scored token
-
-
-def steps_of(tokens: Sequence[int], windows: Windows, bos: int | None) -> Iterator[list[Step]]:
-    """Batches of chunks, each as the decode calls it takes; the caller clears the memory before each batch."""
-    text = np.asarray(tokens, np.int32)
-    for chunk in range(0, windows.n_chunks, windows.n_seq):
-        chunks = np.arange(chunk, min(chunk + windows.n_seq, windows.n_chunks))
-        yield [_step(text, windows, bos, chunks, at) for at in range(0, windows.length, windows.n_batch)]
-
-
-def _step(text: np.ndarray, windows: Windows, bos: int | None, chunks: np.ndarray, at: int) -> Step:
-    pos = np.arange(at, min(at + windows.n_batch, windows.length))
-    rows = chunks[:, None] * windows.step + pos[None, :]  # [n_chunks_here, n_pos]
-    tokens = text[rows]
-    if bos is not None and windows.with_bos and at == 0:
-        tokens[:, 0] = bos
-    want = np.broadcast_to(pos >= windows.first, rows.shape)
-    scored = want & (pos < windows.length - 1)
-    chunk, column = np.broadcast_arrays(chunks[:, None], pos[None, :] - windows.first)
-    return Step(
-        tokens=tokens.reshape(-1),
-        pos=np.tile(pos, len(chunks)).astype(np.int32),
-        seq_ids=np.repeat(np.arange(len(chunks)), len(pos)).astype(np.int32),
-        want=want.reshape(-1).tolist(),
-        scored=scored[want],
-        targets=text[rows[scored] + 1],
-        chunk=chunk[scored],
-        column=column[scored],
-    )
 
 
 def token_nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -138,6 +51,7 @@ class Evaluation:
     stats: Any = None
     seconds: float = 0.0
     n_done: int = 0  # chunks
+    n_new: int = 0  # of them in the last batch
     chunk_ppl: list[float] = field(default_factory=list)
 
     def advance(self, n_chunks: int) -> None:
@@ -145,6 +59,7 @@ class Evaluation:
         for done in range(self.n_done + 1, self.n_done + n_chunks + 1):
             self.chunk_ppl.append(_exp(self.nll[:done].mean()))
         self.n_done += n_chunks
+        self.n_new = n_chunks
 
     def ppl(self) -> tuple[float, float]:
         """The estimate and its standard error."""
@@ -170,6 +85,51 @@ class Evaluation:
             "depth": self.stats.as_json(self.policy),
         }
         return result | (comparison_json(self.comparison, self.nll, self.n_done) if self.comparison else {})
+
+
+def measure(
+    path: Path,
+    text: str,
+    policies: Sequence[DepthPolicy],
+    n_ctx: int = 512,
+    n_chunks: int = -1,
+    n_batch: int = 2048,
+    ppl_stride: int = 0,
+    *,
+    base_path: Path | None = None,
+    on_batch: Callable[[list[Evaluation]], None] | None = None,
+    **settings: Any,
+) -> list[Evaluation]:
+    """Load, tokenize and `evaluate`; `settings` go to Engine.load. A base has to have the same vocabulary."""
+    windows = plan_windows(_ANY_LENGTH, n_ctx, n_chunks, n_batch, ppl_stride)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(_open(path, windows, settings))
+        tokens = engine.tokenize(text)
+        windows = plan_windows(len(tokens), n_ctx, n_chunks, n_batch, ppl_stride)
+        for policy in policies:
+            engine.set_depth(policy)
+        base = stack.enter_context(_open(base_path, windows, settings)) if base_path else None
+        if base:
+            base.set_depth(DepthPolicy.parse("full"))
+            _check_vocabulary(engine, base, tokens, text)
+        return evaluate(engine, tokens, windows, policies, base=base, on_batch=on_batch)
+
+
+def _open(path: Path, windows: Windows, settings: dict[str, Any]) -> Engine:
+    """One memory per sequence and the batches of llama-perplexity: equal numbers need equal kernels."""
+    from .engine import Engine
+
+    n_seq, n_batch = windows.n_seq, windows.n_seq * windows.n_batch
+    n_ctx = n_seq * windows.length
+    return Engine.load(path, n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, kv_unified=n_seq == 1, **settings)
+
+
+def _check_vocabulary(engine: Engine, base: Engine, tokens: list[int], text: str) -> None:
+    if engine.info.n_vocab != base.info.n_vocab or base.tokenize(text) != tokens:
+        raise UsageError(
+            f"{base.info.path.name} and {engine.info.path.name} do not share a vocabulary, "
+            "so their predictions cannot be compared"
+        )
 
 
 def evaluate(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from liquidcli.errors import UsageError
-from liquidcli.runtime.perplexity import evaluate, plan_windows
+from liquidcli.runtime.perplexity import evaluate
+from liquidcli.runtime.windows import plan_windows
 
 N_VOCAB = 37
 

@@ -1,0 +1,164 @@
+"""`liquid perplexity`: how well a model predicts a text, at one or several depths, alone or beside a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFoundError, UsageError
+from ..ui.console import out
+from .options import (
+    BaseRef,
+    BatchSize,
+    CtxSize,
+    Depth,
+    FileOpt,
+    FlashAttn,
+    Gates,
+    GpuLayers,
+    Json,
+    ModelOpt,
+    Offline,
+    Quiet,
+    Threads,
+    TypeK,
+    TypeV,
+    UBatchSize,
+    option,
+)
+
+if TYPE_CHECKING:
+    from ..runtime.perplexity import Evaluation
+
+Chunks = option(int, "--chunks", metavar="N", min=-1, help="Windows to evaluate at most; -1: all of the text.")
+KlDivergence = option(bool, "--kl-divergence", help="Compare with --base, or else with the model itself at full depth.")
+PplStride = option(int, "--ppl-stride", metavar="N", min=0, help="Score each token once, N at a time; 0: half windows.")
+HellaSwag = option(bool, "--hellaswag", help="The file holds HellaSwag tasks of six lines: score the endings.")
+HellaSwagTasks = option(int, "--hellaswag-tasks", metavar="N", min=1, help="HellaSwag tasks to score.")
+
+
+def perplexity(
+    model: ModelOpt = None,
+    file: FileOpt = None,
+    ctx_size: CtxSize = 512,
+    chunks: Chunks = -1,
+    batch_size: BatchSize = 2048,
+    ubatch_size: UBatchSize = 512,
+    threads: Threads = None,
+    gpu_layers: GpuLayers = "auto",
+    flash_attn: FlashAttn = "auto",
+    cache_type_k: TypeK = "f16",
+    cache_type_v: TypeV = "f16",
+    depth: Depth = "auto",
+    gates: Gates = None,
+    base: BaseRef = None,
+    kl_divergence: KlDivergence = False,
+    ppl_stride: PplStride = 0,
+    hellaswag: HellaSwag = False,
+    hellaswag_tasks: HellaSwagTasks = 400,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how well a model predicts a text, as llama-perplexity does.
+
+    --depth takes a comma list. --base names a model, evaluated at full depth, to compare the predictions with.
+    """
+    from ..hub.resolve import resolve_model
+    from ..runtime.depth import DepthPolicy
+
+    out.configure(json=json, quiet=quiet)
+    policies = [DepthPolicy.parse(word) for word in depth.split(",")]
+    text = _read(file)
+    settings = {
+        "n_ubatch": ubatch_size, "n_threads": threads, "n_gpu_layers": gpu_layers, "flash_attn": flash_attn,
+        "type_k": cache_type_k, "type_v": cache_type_v,
+    }  # fmt: skip
+    path = resolve_model(model, gates=gates, offline=offline).path
+    if hellaswag:
+        results = _hellaswag(path, text, policies, hellaswag_tasks, ctx_size, settings)
+    else:
+        base_path = resolve_model(base, offline=offline).path if base else path if kl_divergence else None
+        results = _perplexity(path, base_path, text, policies, (ctx_size, chunks, batch_size, ppl_stride), settings)
+    if json:
+        out.json(results[0] if len(results) == 1 else results)
+
+
+def _read(file: Path | None) -> str:
+    """The text, as llama-perplexity takes it: without its last newline."""
+    if file is None:
+        raise UsageError("a text to measure on is needed", hint="liquid perplexity -m MODEL -f FILE")
+    if not file.exists():
+        raise NotFoundError(f"there is no file {file}")
+    return file.read_bytes().decode("utf-8", "replace").removesuffix("\n")
+
+
+def _perplexity(
+    path: Path, base_path: Path | None, text: str, policies: list[Any], numbers: tuple[int, int, int, int],
+    settings: dict[str, Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    from ..runtime.perplexity import measure
+
+    runs = measure(path, text, policies, *numbers, base_path=base_path, on_batch=_tell_batch, **settings)
+    results = [run.as_json() for run in runs]
+    if not out.json_mode:
+        _print(runs, results)
+    return results
+
+
+def _tell_batch(runs: list[Evaluation]) -> None:
+    """The chunks that are new, as llama-perplexity prints them; of several depths the last, one line each."""
+    for run in runs:
+        head = f"{run.policy}: " if len(runs) > 1 else ""
+        first = run.n_done - run.n_new + 1
+        out.talk(head + "".join(f"[{i}]{ppl:.4f}," for i, ppl in enumerate(run.chunk_ppl[first - 1 :], first)))
+
+
+def _print(runs: list[Evaluation], results: list[dict[str, Any]]) -> None:
+    if len(results) > 1:
+        _print_table(runs, results)
+        return
+    result = results[0]
+    out.data(f"Final estimate: PPL = {result['ppl']:.4f} +/- {result['ppl_error']:.5f}")
+    used = result["depth"]
+    out.talk(f"depth {used['mode']}: {used['layers_run_mean']:.2f} of {used['layers_total']} layers per token")
+    if "kld_mean" in result:
+        out.data(f"Base: PPL = {result['base_ppl']:.4f} +/- {result['base_ppl_error']:.5f}")
+        shown = [name for name in result if name.startswith(("ppl_ratio", "kld", "p_diff", "same"))]
+        out.table(("figure", ">value"), [(name, f"{result[name]:.6f}") for name in shown])
+
+
+def _print_table(runs: list[Evaluation], results: list[dict[str, Any]]) -> None:
+    compared = "kld_mean" in results[0]
+    columns = ["depth", ">layers/token", ">run", ">PPL", ">+/-", ">t/s"]
+    columns += [">KLD mean", ">KLD 99%", ">same top"] if compared else []
+    rows = []
+    for run, result in zip(runs, results, strict=True):
+        used = result["depth"]
+        row = [str(run.policy), f"{used['layers_run_mean']:.2f}", f"{used['executed_fraction']:.1%}"]
+        row += [f"{result['ppl']:.4f}", f"{result['ppl_error']:.5f}", f"{result['tokens_per_second']:.1f}"]
+        if compared:
+            row += [f"{result['kld_mean']:.5f}", f"{result['kld_p99']:.5f}", f"{result['same_top_p']:.2%}"]
+        rows.append(row)
+    out.table(columns, rows)
+
+
+def _hellaswag(
+    path: Path, text: str, policies: list[Any], n_tasks: int, n_ctx: int, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from ..runtime.hellaswag import measure, read_tasks
+
+    tasks = read_tasks(text, n_tasks)
+    results = measure(path, tasks, policies, n_ctx, on_progress=_tell_tasks, **settings)
+    for result in results if not out.json_mode else ():
+        low, high = result["acc_norm_95"]
+        out.data(
+            f"depth {result['depth']['mode']}: HellaSwag acc_norm = {result['acc_norm']:.4%} [{low:.4%}, {high:.4%}] "
+            f"over {result['n_tasks']} tasks, {result['depth']['executed_fraction']:.1%} of the layers run"
+        )
+    return results
+
+
+def _tell_tasks(done: int, total: int, accuracy: float) -> None:
+    if done % 25 == 0 or done == total:
+        out.talk(f"{done} of {total}: {accuracy:.2%}")
