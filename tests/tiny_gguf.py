@@ -183,7 +183,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, config: LiquidConfig) -> None:
     writer.add_add_bos_token(False)
 
 
-def write_gguf(model: LiquidForCausalLM, path: Path, override: dict[str, Any] | None = None) -> Path:
+def write_gguf(
+    model: LiquidForCausalLM, path: Path, override: dict[str, Any] | None = None, chat_template: str | None = None
+) -> Path:
     """`override` replaces or, with None, removes keys (without prefix): odd and broken files for tests."""
     writer = gguf.GGUFWriter(path, "liquid")
     writer.add_name("tiny")
@@ -192,6 +194,8 @@ def write_gguf(model: LiquidForCausalLM, path: Path, override: dict[str, Any] | 
         if value is not None:
             _add(writer, f"liquid.{key}", value)
     _add_tokenizer(writer, model.config)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     for name, array in tensors(model).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
