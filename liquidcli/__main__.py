@@ -1,10 +1,15 @@
 """`python -m liquidcli` and the console script `liquid`."""
 
+import sys
+
 
 def main() -> None:
-    from .cli.app import main as run
+    try:
+        from .cli.app import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

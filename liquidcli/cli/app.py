@@ -14,15 +14,19 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import hush, out
+from .bench import bench
 from .chat import chat
+from .convert import convert
 from .cp import cp
+from .doctor import doctor
 from .failures import explain
 from .list import list_
 from .mistyped import one_dash_word
+from .perplexity import perplexity
 from .prune import prune
 from .pull import pull
 from .rm import rm
-from .run import run as run_
+from .run import run
 from .show import show
 from .verify import verify
 
@@ -58,12 +62,16 @@ app.command()(pull)
 app.command("list")(list_)
 app.command("ls", hidden=True)(list_)
 app.command()(show)
-app.command()(rm)
+app.command()(run)
+app.command()(chat)
+app.command()(convert)
+app.command()(perplexity)
+app.command()(bench)
+app.command()(doctor)
 app.command()(cp)
+app.command()(rm)
 app.command()(prune)
 app.command()(verify)
-app.command()(chat)
-app.command("run")(run_)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -72,7 +80,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
-    code = run(args)
+    code = execute(args)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -80,7 +89,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def run(args: list[str]) -> int:
+def execute(args: list[str]) -> int:
     """One command line to an exit code; every failure becomes a sentence on stderr."""
     try:
         command = typer.main.get_command(app)

@@ -64,7 +64,9 @@ Predict = option(int, "-n", "--predict", "--n-predict", metavar="N", min=-1, hel
 PromptOpt = option(str | None, "-p", "--prompt", metavar="TEXT", help="The prompt.")
 FileOpt = option(Path | None, "-f", "--file", metavar="FILE", help="Read the text from this file.")
 SystemPrompt = option(str | None, "-sys", "--system-prompt", "--system", metavar="TEXT", help="The system prompt.")
-SystemPromptFile = option(Path | None, "-sysf", "--system-prompt-file", metavar="FILE", help="It, from a file.")
+SystemPromptFile = option(
+    Path | None, "-sysf", "--system-prompt-file", metavar="FILE", help="The system prompt, from a file."
+)
 Seed = option(int, "-s", "--seed", metavar="N", help="Seed of the sampler; -1: another one each time.")
 Temp = option(float | None, "--temp", metavar="X", min=0.0, help="Temperature; 0: always the likeliest token.")
 TopK = option(int | None, "--top-k", metavar="N", help="Sample from the N likeliest tokens; 0: off.")

@@ -165,9 +165,16 @@ def _pack_file(gates: str, *, offline: bool, progress: Progress | None) -> Path:
 
 
 def _builtin_pack(base: Path) -> Path | None:
+    """The package's own pack for this file, or for the model it is a quantization of."""
     from ..gates import builtin_pack_for
+    from ..gates.identity import norms_sha256
+    from ..gguf_file import open_gguf
 
-    return builtin_pack_for(store.sha256_by_name(base) or known_sha256(base))
+    sha256 = store.sha256_by_name(base)
+    if pack := sha256 and builtin_pack_for(sha256):
+        return pack
+    with open_gguf(base) as f:
+        return builtin_pack_for(norms_sha256(f))
 
 
 def _stem(path: Path) -> str:
