@@ -156,6 +156,9 @@ void llama_model_liquid::load_attention(llama_model_loader & ml) {
         hparams.rope_pattern[il] = rope_layers[il] && rope_type != "none";
     }
 
+    hparams.yarn_beta_fast = keys.f32("rope.scaling.yarn_beta_fast", hparams.yarn_beta_fast);
+    hparams.yarn_beta_slow = keys.f32("rope.scaling.yarn_beta_slow", hparams.yarn_beta_slow);
+
     qk_norm = liquid_choice<liquid_qk_norm>("attention.qk_norm", keys.string("attention.qk_norm", "none"), {
         { "none", LIQUID_QK_NORM_NONE }, { "head", LIQUID_QK_NORM_HEAD }, { "full", LIQUID_QK_NORM_FULL }, { "l2", LIQUID_QK_NORM_L2 } });
 
