@@ -47,6 +47,7 @@ class Context:
         self.pointer = self._make(params)
         self.n_ctx: int = self._lib.llama_n_ctx(self.pointer)
         self.n_batch: int = self._lib.llama_n_batch(self.pointer)
+        self._tracing = False
         self._memory = self._lib.llama_get_memory(self.pointer)
         self._batch = _Batch(self._lib, self.n_batch)
         self._abort = self._lib.ggml_abort_callback(lambda _data: ctrl_c.pressed)
@@ -154,10 +155,12 @@ class Context:
         return depth.set_depth(self.pointer, mode, threshold)
 
     def set_trace(self, on: bool) -> None:
+        self._tracing = on and self.model.depth is not None
         depth.set_trace(self.pointer, on)
 
     def trace(self) -> depth.Trace | None:
-        return depth.trace(self.pointer, self.model.depth) if self.model.depth else None
+        """Of the last decode; None where nothing is traced."""
+        return depth.trace(self.pointer, self.model.depth) if self._tracing else None
 
     def stats(self) -> depth.Stats:
         return depth.stats(self.pointer)

@@ -199,11 +199,15 @@ class Engine:
             if np.ndim(seq_id):
                 raise UsageError("tokens of several sequences need their positions")
             pos = self.context.seq_range(int(seq_id))[1] + 1 + np.arange(len(tokens))
-        self._held = None
+        pos = np.asarray(pos, np.int32)
+        held, self._held = self._held, None
         with ctrl_c:
-            found = self._compute(tokens, np.asarray(pos, np.int32), seq, _wanted(logits, len(tokens)))
+            found = self._compute(tokens, pos, seq, _wanted(logits, len(tokens)))
             if found is None or ctrl_c.pressed:
                 raise Interrupted("stopped")
+        if held is not None and not seq.any() and np.array_equal(pos, len(held) + np.arange(len(tokens))):
+            held.extend(tokens.tolist())
+            self._held = held
         return found
 
     def _compute(self, tokens: np.ndarray, pos: np.ndarray, seq: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
@@ -285,9 +289,8 @@ class Engine:
                 held = []
             self._held = held
             return False
-        self._held = [*held, *tokens] if len(tokens) > 1 else held
-        if len(tokens) == 1:
-            held.append(tokens[0])
+        held.extend(tokens)
+        self._held = held
         return True
 
     def last_layers(self) -> np.ndarray:  # [n_layer] bool, of the last token computed

@@ -13,9 +13,10 @@ from ..runtime.events import Summary, Timings
 def answer_line(summary: Summary, policy: DepthPolicy) -> str:
     """One line after an answer."""
     t = summary.timings
-    parts = [f"{t.predicted_n} tokens{_rate(t.predicted_n, t.predicted_ms)}", depth_text(summary.depth, policy)]
+    layers = f"{summary.depth.layers_run_mean:.1f}/{summary.depth.layers_total} layers, depth {policy}"
+    parts = [f"{t.predicted_n} tokens{_rate(t.predicted_n, t.predicted_ms)}", layers]
     if t.prompt_n:
-        parts.insert(0, f"prompt {_prompt(t)}{_rate(t.prompt_n, t.prompt_ms)}")
+        parts.insert(0, f"prompt {t.prompt_n}{_rate(t.prompt_n, t.prompt_ms)}")
     return f"[{', '.join(parts)}]"
 
 
@@ -46,8 +47,8 @@ def engine_line(engine: Engine) -> str:
     gates = f"{len(info.gates)} gates" if info.gates else "no gates"
     context = f"context {info.n_ctx}"
     if info.n_ctx < info.n_ctx_train:
-        context += f" of {info.n_ctx_train} (-c N)"
-    return f"{info.name}: {info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
+        context += f" of {info.n_ctx_train} (-c N for more)"
+    return f"{info.name}\n{info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
 
 
 def engine_lines(engine: Engine) -> list[str]:

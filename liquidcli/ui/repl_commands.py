@@ -53,7 +53,7 @@ def words() -> list[str]:
 def _help(_repl: Repl, _rest: str) -> None:
     for command in COMMANDS.values():
         out.data(f"  {command.usage:<31} {command.help}")
-    out.data('\n  """ begins and ends a message of several lines; so does \\ at the end of a line, Ctrl-J, or a paste.')
+    out.data('\n  Several lines: between """ and """, with \\ at the end of a line, Ctrl-J, or a paste.')
     out.data("  Ctrl-C stops an answer and keeps what was said. Ctrl-G opens an editor.")
 
 
@@ -120,9 +120,9 @@ def _map(repl: Repl, rest: str) -> None:
 
 
 COMMANDS: dict[str, Command] = {
-    "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep tokens go; /depth map [tokens] draws it", _depth),
-    "/set": Command("/set parameter NAME VALUE", "also: /set system TEXT, verbose, quiet, nohistory", set_),
-    "/show": Command("/show info|parameters|system", "what is loaded and set; also: /show template", show),
+    "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep; /depth map [tokens] draws the answer", _depth),
+    "/set": Command("/set parameter NAME VALUE", "also: system TEXT, verbose, quiet, nohistory", set_),
+    "/show": Command("/show info|parameters|system", "what is loaded and set; also: template", show),
     "/stats": Command("/stats", "what the last answer took", _stats),
     "/regen": Command("/regen", "the last answer once more", _regen),
     "/undo": Command("/undo", "take the last turn back", _undo),

@@ -1,0 +1,66 @@
+"""What a model asks of the memory, and the refusal when there is too little."""
+
+from __future__ import annotations
+
+import pytest
+
+from liquidcli.errors import MemoryFitError
+from liquidcli.runtime import machine
+from liquidcli.runtime.machine import MemoryNeed, check_memory, memory_need
+
+LLAMA_1B = {  # the shape of Llama-3.2-1B
+    "general.architecture": "llama", "llama.block_count": 16, "llama.embedding_length": 2048,
+    "llama.feed_forward_length": 8192, "llama.attention.head_count": 32, "llama.attention.head_count_kv": 8,
+    "llama.vocab_size": 128256,
+}  # fmt: skip
+
+
+def test_the_cache_is_counted_per_layer_head_and_type() -> None:
+    need = memory_need(LLAMA_1B, 10**9, n_ctx=1024, n_ubatch=512)
+    assert need.kv_bytes == 1024 * 16 * 8 * 64 * 2 * 2
+    halved = memory_need(LLAMA_1B, 10**9, n_ctx=1024, n_ubatch=512, type_k="q8_0", type_v="q8_0")
+    assert halved.kv_bytes == need.kv_bytes * 8.5 / 16
+    per_layer = LLAMA_1B | {"llama.attention.head_count_kv": [8] * 8 + [0] * 8}
+    assert memory_need(per_layer, 10**9, n_ctx=1024, n_ubatch=512).kv_bytes == need.kv_bytes / 2
+
+
+def test_own_key_lengths_are_used() -> None:
+    wide = LLAMA_1B | {"llama.attention.key_length": 128, "llama.attention.value_length": 128}
+    narrow = memory_need(LLAMA_1B, 0, n_ctx=64, n_ubatch=64)
+    assert memory_need(wide, 0, n_ctx=64, n_ubatch=64).kv_bytes == 2 * narrow.kv_bytes
+
+
+def test_a_refusal_has_the_numbers_and_the_way_out(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "available_bytes", lambda: 2 * 10**9)
+    check_memory(MemoryNeed(10**9, 5 * 10**8, 10**8), 4096)
+    with pytest.raises(MemoryFitError) as failure:
+        check_memory(MemoryNeed(10**9, 3 * 10**9, 10**8), 4096)
+    assert "4.10 GB" in failure.value.message and "2.00 GB" in failure.value.message
+    assert "-c N" in failure.value.hint
+    with pytest.raises(MemoryFitError) as failure:
+        check_memory(MemoryNeed(3 * 10**9, 10**8, 0), 4096)
+    assert "quantization" in failure.value.hint
+
+
+def test_the_smaller_of_memory_and_control_group_counts(monkeypatch, tmp_path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
+    monkeypatch.setattr(machine, "_MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert machine.available_bytes() == 50 * 1024
+    (tmp_path / "memory.max").write_text("40000\n")
+    (tmp_path / "memory.stat").write_text("anon 10000\nfile 25000\n")
+    assert machine.available_bytes() == 30000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_bytes() == 50 * 1024
+
+
+def test_threads_of_one_core_count_once(monkeypatch, tmp_path) -> None:
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(machine, "_CPU", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert machine.usable_cores() == 2
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert machine.usable_cores() == 1

@@ -1,0 +1,106 @@
+"""The right build or one sentence; its log is kept, not shown; Ctrl-C is noted while it computes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from liquidcli.errors import LiquidError
+from liquidcli.llama import library
+from liquidcli.llama.interrupt import CtrlC
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Function:
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __call__(self) -> object:
+        return self.value
+
+
+class Patched:
+    def __init__(self, version: int, stamp: bytes) -> None:
+        self.liquid_api_version = Function(version)
+        self.liquid_build_stamp = Function(stamp)
+
+
+def test_a_stock_library_is_reported_with_the_command_that_mends_it() -> None:
+    with pytest.raises(LiquidError) as failure:
+        library._check_stamp(object())
+    assert "stock" in failure.value.message
+    assert "pip install" in failure.value.hint and "llamacpp" in failure.value.hint
+    assert failure.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "stamp"),
+    [
+        (library.API_VERSION + 1, f"{library.PIN}-0123456789ab".encode()),
+        (library.API_VERSION, b"000000000000-0123456789ab"),
+        (library.API_VERSION, b""),
+        (library.API_VERSION, f"{library.PIN}-".encode()),
+    ],
+)
+def test_another_interface_or_other_sources_are_refused(version: int, stamp: bytes) -> None:
+    with pytest.raises(LiquidError):
+        library._check_stamp(Patched(version, stamp))
+
+
+def test_the_right_build_passes() -> None:
+    library._check_stamp(Patched(library.API_VERSION, f"{library.PIN}-0123456789ab".encode()))
+
+
+def test_the_pin_is_the_one_of_the_sources() -> None:
+    lines = (ROOT / "llamacpp" / "UPSTREAM").read_text().splitlines()
+    sha256 = next(line.split("=")[1].strip() for line in lines if line.startswith("sha256"))
+    assert sha256.startswith(library.PIN)
+
+
+def test_the_log_is_kept_in_lines_and_the_first_error_is_quoted(capsys) -> None:
+    log = library.NativeLog()
+    log.show = False
+    for level, text in [
+        (1, b"loading"), (5, b" ..."), (5, b"\n"), (3, b"llama_model_load: error loading model: no such key\n"),
+        (3, b"llama_load: failed\n"), (2, b"\x1b[31mred\n"),
+    ]:  # fmt: skip
+        log(level, text, None)
+    assert log.complaint() == "error loading model: no such key"
+    assert log.tail(9)[0] == "loading ..."
+    assert "\x1b" not in "".join(log.tail())
+    assert capsys.readouterr() == ("", "")
+    log.reset()
+    assert log.complaint() == ""
+
+
+def test_the_log_is_shown_when_asked_for(capsys) -> None:
+    log = library.NativeLog()
+    log.show = True
+    log(1, b"hello\x1b\n", None)
+    assert capsys.readouterr().err == "hello\n"
+
+
+def test_ctrl_c_is_noted_inside_and_raised_outside() -> None:
+    watcher = CtrlC()
+    with watcher, watcher:
+        signal.raise_signal(signal.SIGINT)
+        assert watcher.pressed
+    assert watcher.pressed
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with watcher:
+        assert not watcher.pressed
+
+
+def test_a_second_ctrl_c_is_raised_unless_the_library_runs() -> None:
+    watcher = CtrlC()
+    with watcher:
+        signal.raise_signal(signal.SIGINT)
+        watcher.in_library = True
+        signal.raise_signal(signal.SIGINT)
+        watcher.in_library = False
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,218 @@
+"""The words of the REPL, turns of several lines, and the picture of depth."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from liquidcli.errors import Interrupted, LiquidError, UsageError
+from liquidcli.runtime.chat import Reply, ReplySettings
+from liquidcli.runtime.depth import DepthPolicy, DepthSetting, DepthStats
+from liquidcli.runtime.events import Event, Summary, Timings
+from liquidcli.ui.depth_map import depth_map, token_map
+from liquidcli.ui.lineedit import PipeReader, is_open, unfold
+from liquidcli.ui.repl import Repl
+from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, words
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        gates = (SimpleNamespace(layer=0, span=1),)
+        self.info = SimpleNamespace(n_ctx=100, n_ctx_train=100, gates=gates, threshold=0.5, name="fake", n_layer=2)
+        self.policy = DepthPolicy()
+        self.n_held = 10
+        self.n_cleared = 0
+
+    def set_depth(self, policy: DepthPolicy) -> DepthSetting:
+        self.policy = policy
+        return DepthSetting("threshold", 0.5, "a note")
+
+    def held(self) -> list[int]:
+        return [0] * self.n_held
+
+    def depth_stats(self) -> DepthStats:
+        return DepthStats(2, n_tokens=4, n_layer_runs=6)
+
+    def clear(self) -> None:
+        self.n_cleared += 1
+
+
+class FakeConversation:
+    """Answers by saying what was asked, backwards."""
+
+    is_chat = True
+
+    def __init__(self, reason: str = "stop") -> None:
+        self.engine, self.settings, self.system, self.reason = FakeEngine(), ReplySettings(), None, reason
+        self.format = SimpleNamespace(source="{{ template }}")
+        self.turns: list[str] = []
+        self.last = Reply()
+
+    def ask(self, text: str):
+        if text == "fail":
+            raise LiquidError("it failed")
+        self.turns.append(text)
+        self.last = Reply(text[::-1], [1], [text[::-1]], [np.array([True, False])])
+        yield Event(text[::-1], 1, 1, 2)
+        self.last.summary = Summary(self.reason, 3, 1, Timings(3, 0, 10.0, 1, 5.0), DepthStats(2, 4, 6.0), 7)
+        yield Event(summary=self.last.summary)
+
+    def regenerate(self):
+        return self.ask(self.turns.pop()) if self.turns else None
+
+    def undo(self) -> str | None:
+        return self.turns.pop() if self.turns else None
+
+    def clear(self) -> None:
+        self.turns.clear()
+
+
+def session(text: str, reason: str = "stop", **options) -> Repl:
+    repl = Repl(FakeConversation(reason), PipeReader(io.StringIO(text)), **options)
+    repl.run()
+    return repl
+
+
+def test_lines_are_turns_and_answers_go_to_stdout_alone(capsys) -> None:
+    session("abc\n\nxyz\n")
+    assert capsys.readouterr() == ("cba\nzyx\n", "")
+
+
+def test_bye_ends_before_the_input_does(capsys) -> None:
+    session("abc\n/bye\nxyz\n")
+    assert capsys.readouterr().out == "cba\n"
+
+
+def test_a_failure_is_told_and_the_chat_goes_on(capsys) -> None:
+    session("fail\nabc\n")
+    said = capsys.readouterr()
+    assert said.out == "cba\n"
+    assert said.err == "error: it failed\n"
+
+
+def test_an_interrupted_answer_ends_a_chat_that_nobody_types() -> None:
+    with pytest.raises(Interrupted):
+        session("abc\nxyz\n", reason="interrupted")
+
+
+def test_a_full_context_is_announced(capsys) -> None:
+    session("abc\n", reason="context")
+    assert "context of 100 tokens is full" in capsys.readouterr().err
+
+
+def test_a_filling_context_is_announced_once(capsys) -> None:
+    repl = Repl(FakeConversation(), PipeReader(io.StringIO("a\nb\nc\nd\n")))
+    repl.engine.n_held = 83
+    repl.run()
+    assert capsys.readouterr().err.count("83% of the context") == 1
+
+
+def test_figures_follow_an_answer_only_when_wanted(capsys) -> None:
+    session("/set verbose\nabc\n/set quiet\nabc\n")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert len(lines) == 1 and "1.5/2 layers" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"), [("/dept", "/depth"), ("/hlep", "/help"), ("/cler", "/clear"), ("/quti", "/quit")]
+)
+def test_an_unknown_command_names_the_nearest(word: str, nearest: str) -> None:
+    with pytest.raises(UsageError) as failure:
+        dispatch(session(""), word)
+    assert nearest in failure.value.hint
+
+
+def test_every_command_and_alias_is_in_the_help_and_completed(capsys) -> None:
+    dispatch(session(""), "/?")
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert {*COMMANDS, *ALIASES, "/depth map", "/set verbose", "/show info"} <= set(words())
+
+
+def test_depth_is_set_in_words_and_refused_as_a_number(capsys) -> None:
+    repl = session("/depth 75%\n/depth 0.75\n")
+    assert str(repl.engine.policy) == "75%"
+    said = capsys.readouterr().err
+    assert "a note" in said and "could be a share or a threshold" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "value"),
+    [("temperature 0.1", "temp", 0.1), ("temp 0.1", "temp", 0.1), ("top_k 5", "top_k", 5), ("seed 3", "seed", 3),
+     ("repeat_last_n -1", "repeat_last_n", -1), ("min-p 0.2", "min_p", 0.2)],
+)  # fmt: skip
+def test_parameters_have_both_vocabularies(typed: str, name: str, value: float) -> None:
+    repl = session(f"/set parameter {typed}\n")
+    assert getattr(repl.conversation.settings.sampling, name) == value
+
+
+def test_the_other_settings() -> None:
+    repl = session("/set parameter num_predict 9\n/set parameter stop END\n/set system Be brief.\n")
+    settings = repl.conversation.settings
+    assert (settings.max_tokens, settings.stop, repl.conversation.system) == (9, ("END",), "Be brief.")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["/set", "/set parameter", "/set parameter temp", "/set parameter temp hot", "/set parameter temp -1", "/set x",
+     "/set parameter num_ctx 9", "/set parameter tmp 1", "/show", "/show y", "/stats", "/depth map", "/depth map x",
+     "/regen"],
+)  # fmt: skip
+def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
+    session(typed + "\n")
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.out == ""
+
+
+def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:
+    repl = session("abc\nxyz\n/undo\n/regen\n/clear\n")
+    assert repl.conversation.turns == [] and repl.engine.n_cleared == 1
+    assert capsys.readouterr().out == "cba\nzyx\ncba\n"
+
+
+def test_stats_and_the_map_of_the_last_answer(capsys) -> None:
+    session("abc\n/stats\n/depth map\n/depth map tokens\n")
+    shown = capsys.readouterr().out
+    assert "answer   1 tokens" in shown and "1.5 of 2 layers per token" in shown and "10 of 100 tokens" in shown
+    assert "50% of the layers ran" in shown and "cba" in shown and "1/2" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "open_"),
+    [("hi", False), ("hi\\", True), ("hi\\\\", False), ('"""', True), ('"""a', True), ('"""a\nb"""', False),
+     ('"""a""" b', False), ("a\\\nb", False), ("", False)],
+)  # fmt: skip
+def test_when_a_turn_goes_on(text: str, open_: bool) -> None:
+    assert is_open(text) is open_
+
+
+def test_turns_of_several_lines_lose_their_marks() -> None:
+    assert unfold('"""\na\nb\n"""') == "a\nb"
+    assert unfold("a\\\nb") == "a\nb"
+    assert unfold("  x ") == "x"
+    reader = PipeReader(io.StringIO('"""one\ntwo"""\nthree\\\nfour\nfive\n"""open'))
+    assert [reader.read() for _ in range(5)] == ["one\ntwo", "three\nfour", "five", "open", None]
+
+
+def test_the_map_has_a_row_per_two_layers_and_fits() -> None:
+    rng = np.random.default_rng(0)
+    layers = list(rng.random((100, 7)) < 0.7)
+    lines = depth_map(layers, 80)
+    assert all(len(line) <= 80 for line in lines)
+    assert len(lines) == 2 * (1 + 4)
+    top = depth_map([np.array([1, 1, 0]), np.array([0, 1, 1]), np.array([1, 0, 0])], 80)
+    assert top[1].split() == ["2", "▄", "33%"]
+    assert top[2].split() == ["0-1", "█▀▄", "67%"]
+
+
+def test_the_map_of_tokens_shows_text_and_folds_deep_models() -> None:
+    lines = token_map([" the", "\n", "\x1b[31m", "日本語の長いトークンです"], [np.array([True, False] * 60)] * 4, 80)
+    assert all("\x1b" not in line and "\n" not in line for line in lines)
+    assert lines[0].startswith("␣the ") and lines[1].startswith("⏎ ")
+    assert all(line.endswith(" 60/120") for line in lines)
+    ascii_ = token_map(["a"], [np.array([True, False])], 80, unicode=False)
+    assert ascii_[0].split() == ["a", "#.", "1/2"]
