@@ -25,6 +25,7 @@ from .mistyped import one_dash_word
 from .perplexity import perplexity
 from .prune import prune
 from .pull import pull
+from .quantize import quantize
 from .rm import rm
 from .run import run
 from .show import show
@@ -65,6 +66,7 @@ app.command()(show)
 app.command()(run)
 app.command()(chat)
 app.command()(convert)
+app.command()(quantize)
 app.command()(perplexity)
 app.command()(bench)
 app.command()(doctor)

@@ -63,8 +63,9 @@ def choose(where: str, paths: Iterable[str], tag: str | None = None, file: str |
 
 
 def _tagged(tag: str, models: list[str]) -> str | None:
-    pattern = re.compile(rf"(^|[._/-]){re.escape(tag)}[.-]", re.IGNORECASE)
-    return min((path for path in models if pattern.search(path)), key=lambda path: (len(path), path), default=None)
+    pattern = re.compile(rf"(^|[./-]){re.escape(tag)}[.-]", re.IGNORECASE)
+    found = (path for path in models if pattern.search(path) or quant_tag(path) == tag.upper())
+    return min(found, key=lambda path: (len(path), path), default=None)
 
 
 def _named(where: str, file: str, paths: list[str]) -> str:

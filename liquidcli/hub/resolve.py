@@ -59,7 +59,7 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
     here = _stored(name, ref)
     if here and (ref.kind == "local" or offline or not update):
         return here
-    if ref.kind == "local" or Path(name).is_dir():
+    if ref.kind == "local" or _is_folder(name):
         raise _missing(name)
     if offline:
         raise NotFoundError(f"{name} is not on this machine", hint=f"liquid pull {name}")
@@ -147,14 +147,18 @@ def _is_file(name: str) -> bool:
     return os.path.isfile(name)  # noqa: PTH113 - unlike pathlib's, it says no to a name that is too long for a path
 
 
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112
+
+
 def _missing(name: str) -> LiquidError:
-    if Path(name).is_dir():
+    if _is_folder(name):
         hint = f"liquid convert {name} makes one of it" + (
             f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
         )
         return UsageError(f"{name} is a folder, a GGUF file was expected", hint=hint)
     kind = "file" if "/" in name or name.endswith(".gguf") else "model"
-    return NotFoundError(f"there is no {kind} {name}", hint="liquid list shows what is here, liquid pull fetches more")
+    return NotFoundError(f"there is no {kind} {name[:200]}", hint="liquid list shows what is here, liquid pull fetches more")
 
 
 def _pack_file(gates: str, *, offline: bool, progress: Progress | None) -> Path:

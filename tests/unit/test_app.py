@@ -1,0 +1,148 @@
+"""The wiring: every failure ends in a sentence and its exit code, and asking for help loads nothing heavy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from liquidcli import errors
+from liquidcli.cli import app
+from liquidcli.cli.failures import explain
+from liquidcli.cli.mistyped import one_dash_word
+
+HEAVY = ("numpy", "llama_cpp", "huggingface_hub", "prompt_toolkit", "torch", "gguf", "rich", "transformers")
+BARE = """
+import typer
+app = typer.Typer()
+def command(name: str, count: int = 1, verbose: bool = False):
+    "Do one thing and do it well."
+for i in range({n}):
+    app.command(f"command{{i}}")(command)
+app()
+"""
+
+
+@pytest.mark.parametrize(("raised", "code", "words"), [
+    (errors.IntegrityError("broken"), 6, "broken"),
+    (FileNotFoundError(errno.ENOENT, "x", "gone.txt"), 3, "gone.txt: no such file"),
+    (IsADirectoryError(errno.EISDIR, "x", "dir"), 2, "dir is a folder"),
+    (PermissionError(errno.EACCES, "x", "secret"), 1, "secret: permission denied"),
+    (OSError(errno.ENOSPC, "x"), 7, "disk is full"),
+    (MemoryError(), 5, "memory"),
+    (KeyboardInterrupt(), 130, "stopped"),
+    (ModuleNotFoundError("x", name="torch"), 1, "needs the package torch"),
+    (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero"),
+])  # fmt: skip
+def test_every_exception_has_a_sentence_and_a_code(raised: BaseException, code: int, words: str) -> None:
+    failure = explain(raised)
+    assert failure.exit_code == code and words in failure.message
+
+
+def test_an_unexpected_exception_is_no_traceback_unless_asked_for(monkeypatch, capsys) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(app.app, "registered_commands", [*app.app.registered_commands])
+    app.app.command("broken")(broken)
+    assert app.execute(["broken"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and "Traceback" not in shown.err and "LIQUID_DEBUG=1" in shown.err
+    monkeypatch.setenv("LIQUID_DEBUG", "1")
+    assert app.execute(["broken"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    (["nonsense"], "nonsense"), (["list", "--nonsense"], "--nonsense"), (["list", "extra"], "extra"),
+    (["cp", "only-one"], "ALIAS"), (["show", "--get"], "--get"), (["rm"], "REF"), ([], ""),
+])  # fmt: skip
+def test_usage_errors_exit_2(line: list[str], words: str, capsys) -> None:
+    assert app.execute(line) == 2
+    shown = capsys.readouterr()
+    if line:
+        assert shown.out == "" and shown.err.startswith("error: ") and words in shown.err and "--help" in shown.err
+
+
+@pytest.fixture
+def command() -> object:
+    sample = typer.Typer()
+
+    @sample.callback()
+    def root(version: bool = typer.Option(False, "--version")) -> None: ...
+
+    @sample.command()
+    def run(
+        predict: int = typer.Option(-1, "-n", "--predict"),
+        layers: str = typer.Option("auto", "-ngl", "--gpu-layers"),
+        prompt: str = typer.Option("", "-p", "--prompt"),
+        model: str = typer.Option("", "-m", "--model"),
+        quiet: bool = typer.Option(False, "-q"),
+        verbose: bool = typer.Option(False, "-v"),
+        words: list[str] = typer.Argument(None),
+    ) -> None: ...
+
+    return typer.main.get_command(sample)
+
+
+@pytest.mark.parametrize("line", [
+    "run -n 5", "run -n5", "run -n -1", "run -ngl 99", "run -ngl=all", "run -qv", "run -p -prompt", "run -mfile.gguf",
+    "run -- -nope", "run --predict 3 word", "--version",
+])  # fmt: skip
+def test_right_words_pass(command: object, line: str) -> None:
+    assert one_dash_word(command, line.split()) is None
+
+
+@pytest.mark.parametrize(("line", "meant"), [
+    ("run -prompt hello", "--prompt"), ("run -promt hello", "--prompt"), ("run -model x.gguf", "--model"),
+    ("run -predict 5", "--predict"), ("run -ng 5", "-ngl"), ("run -gpu-layers=3", "--gpu-layers"),
+    ("-versio", "--version"), ("run -nope", "run --help"), ("run -xyz", "run --help"),
+])  # fmt: skip
+def test_mistyped_one_dash_words_are_named(command: object, line: str, meant: str) -> None:
+    error = one_dash_word(command, line.split())
+    word = next(part for part in line.split() if part.startswith("-"))
+    assert error.exit_code == 2 and error.message == f"no such option: {word}" and meant in error.hint
+
+
+def test_asking_for_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, typer\nfrom liquidcli.cli.app import app, execute\n"
+        "for name in ([], *([name] for name in typer.main.get_command(app).commands)): execute([*name, '--help'])\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "Usage: liquid" in result.stdout and result.stderr.strip() == ""
+
+
+def test_help_takes_no_longer_than_a_bare_apps(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.py"
+    bare.write_text(BARE.format(n=len(app.app.registered_commands)))
+    lines = ([sys.executable, str(bare), "--help"], [sys.executable, "-m", "liquidcli", "--help"])
+    best = [min(times) for times in zip(*([_seconds(line) for line in lines] for _ in range(5)), strict=True)]
+    assert best[1] <= 1.3 * best[0]
+
+
+def _seconds(line: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(line, stdout=subprocess.DEVNULL, timeout=120, check=True)
+    return time.perf_counter() - start
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "from liquidcli.ui.console import out\nfor i in range(100000): out.data(str(i))"
+    line = f"{sys.executable} -c '{code}' | head -1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (141, "0\n", "")
+
+
+def test_version_names_the_parts() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "liquidcli", "--version"], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert result.stdout.startswith("liquid ") and "llama-cpp-python" in result.stdout
