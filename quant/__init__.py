@@ -1,6 +1,25 @@
 """GGUF to smaller GGUF: `plan` says what would be done, `run` does it."""
 
-from .plan import Plan, plan
+from .plan import Options, Plan, optional_tensor_type, overrides, plan, plan_path
 from .run import Result, run
+from .schema import schema
+from .sizes import budget_bytes, largest_that_fits, plan_every_type
+from .types import FILE_TYPES, file_type, find_file_type
 
-__all__ = ["Plan", "Result", "plan", "run"]
+__all__ = [
+    "FILE_TYPES",
+    "Options",
+    "Plan",
+    "Result",
+    "budget_bytes",
+    "file_type",
+    "find_file_type",
+    "largest_that_fits",
+    "optional_tensor_type",
+    "overrides",
+    "plan",
+    "plan_every_type",
+    "plan_path",
+    "run",
+    "schema",
+]

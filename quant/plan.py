@@ -84,16 +84,16 @@ class Plan:
     def n_fallbacks(self) -> int:
         return sum("do not divide" in t.reason for t in self.tensors)
 
-    def as_json(self) -> dict[str, Any]:
-        return {
+    def as_json(self, *, with_tensors: bool = True) -> dict[str, Any]:
+        about = {
             "input": str(self.input),
             "type": self.type.name,
             "file_type": self.type.number,
             "size_bytes": self.size_bytes,
             "bits_per_weight": round(self.bits_per_weight, 4),
             "imatrix": str(self.imatrix) if self.imatrix else None,
-            "tensors": [t.as_json() for t in self.tensors],
         }
+        return {**about, "tensors": [t.as_json() for t in self.tensors]} if with_tensors else about
 
 
 def plan(
@@ -111,14 +111,20 @@ def plan(
     """Plan to quantize `path` to `type`; words as on the command line, `tensor_type` as RE=TYPE."""
     options = Options(
         overrides(tensor_type),
-        _optional_type(output_tensor_type),
-        _optional_type(token_embedding_type),
+        optional_tensor_type(output_tensor_type),
+        optional_tensor_type(token_embedding_type),
         leave_output_tensor,
         pure,
         allow_requantize,
     )
+    return plan_path(path, type, options, Path(imatrix) if imatrix else None)
+
+
+def plan_path(path: Path | str, type: str, options: Options = Options(), imatrix: Path | None = None) -> Plan:
+    """`plan`, with the options already read."""
+    wanted = file_type(type)
     with open_gguf(path) as f:
-        return plan_file(f, file_type(type), options, Path(imatrix) if imatrix else None)
+        return plan_file(f, wanted, options, imatrix)
 
 
 def plan_file(f: GGUFFile, wanted: FileType, options: Options = Options(), imatrix: Path | None = None) -> Plan:
@@ -147,7 +153,7 @@ def overrides(words: Sequence[str]) -> tuple[tuple[str, T], ...]:
     return tuple(pairs)
 
 
-def _optional_type(text: str | None) -> T | None:
+def optional_tensor_type(text: str | None) -> T | None:
     return tensor_type(text) if text else None
 
 
