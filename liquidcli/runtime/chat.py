@@ -99,7 +99,7 @@ class Conversation:
         """Tokens of everything said, up to where the model's next reply begins."""
         rendered = self.format.render(self._tokenizer.guarded(self.messages()))
         tokens = self._continued(rendered) or self._tokenizer.tokens(rendered)
-        self._known = [(rendered, tokens)]
+        self._known = [known for known in self._known if rendered.startswith(known[0])] + [(rendered, tokens)]
         return tokens
 
     def _continued(self, rendered: str) -> list[int]:
@@ -129,7 +129,7 @@ class Conversation:
 
     def _keep(self, reply: Reply) -> None:
         self.turns.append({"role": "assistant", "content": reply.text})
-        rendered, tokens = self._known[0]
+        rendered, tokens = self._known[-1]
         spoken = b"".join(map(self.engine.detokenize_piece, reply.tokens)).decode("utf-8", "replace")
         if spoken == reply.text:  # else it was cut at a stop string, and the tokens say more than the text
             said = rendered + self._tokenizer.guard(reply.text, "assistant")

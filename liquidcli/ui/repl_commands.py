@@ -53,7 +53,7 @@ def words() -> list[str]:
 def _help(_repl: Repl, _rest: str) -> None:
     for command in COMMANDS.values():
         out.data(f"  {command.usage:<31} {command.help}")
-    out.data('\n  Several lines: between """ and """, with \\ at the end of a line, Ctrl-J, or a paste.')
+    out.data('\n  Several lines: between """ and """, or with \\ at the end, Ctrl-J, a paste.')
     out.data("  Ctrl-C stops an answer and keeps what was said. Ctrl-G opens an editor.")
 
 

@@ -1,0 +1,303 @@
+"""The engine on a tiny random model with gates: what is cached, saved, moved or interrupted says the same."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from liquidcli.errors import IntegrityError, Interrupted, MemoryFitError, UsageError
+from liquidcli.llama.interrupt import ctrl_c
+from liquidcli.runtime.depth import DepthPolicy
+from liquidcli.runtime.engine import Engine
+from liquidcli.runtime.events import Event, Summary
+from liquidcli.runtime.sampling import SamplingParams
+from tests.tiny import make_model
+from tests.tiny_gguf import write_gguf
+
+GREEDY = SamplingParams(temp=0)
+TOKENS = [int(x) for x in np.random.default_rng(3).integers(2, 380, 60)]
+EXACT = {"n_threads": 1, "type_k": "f32", "type_v": "f32", "flash_attn": "off"}
+TOLERANCE = 1e-4  # of the largest logit; kernels differ by the number of rows
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(make_model("linear-adapter"), tmp_path_factory.mktemp("engine") / "tiny.gguf")
+
+
+@pytest.fixture
+def engine(path: Path) -> Iterator[Engine]:
+    with Engine.load(path, n_ctx=256, **EXACT) as engine:
+        yield engine
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return float(np.abs(a - b).max()) <= TOLERANCE * float(np.abs(b).max())
+
+
+def answer(engine: Engine, tokens: list[int], **options) -> tuple[list[int], Summary]:
+    options = {"max_tokens": 12, "ignore_eos": True, **options}
+    events = list(engine.generate(tokens, options.pop("sampling", GREEDY), **options))
+    return [event.token for event in events if event.token is not None], events[-1].summary
+
+
+def test_token_by_token_and_one_prompt_agree(engine: Engine) -> None:
+    engine.set_trace(True)
+    whole = engine.decode(TOKENS, logits="all")
+    decided = engine.trace().run
+    engine.clear()
+    single, runs = [], []
+    for token in TOKENS:
+        single.append(engine.decode([token]))
+        runs.append(engine.trace().run)
+    assert np.array_equal(np.concatenate(runs), decided)
+    assert 0.1 < decided.mean() < 0.9
+    assert close(np.concatenate(single), whole)
+
+
+def test_batches_longer_than_n_batch_are_split(path: Path, engine: Engine) -> None:
+    whole = engine.decode(TOKENS, logits="all")
+    with Engine.load(path, n_ctx=256, n_batch=16, n_ubatch=8, **EXACT) as small:
+        small.set_trace(True)
+        assert close(small.decode(TOKENS, logits="all"), whole)
+        assert small.trace().pos.tolist() == list(range(60))
+        assert small.trace().w.shape == (60, 6)
+
+
+def test_marked_logits_are_those_rows(engine: Engine) -> None:
+    whole = engine.decode(TOKENS, logits="all")
+    engine.clear()
+    marks = [i % 7 == 0 for i in range(60)]
+    assert close(engine.decode(TOKENS, logits=marks), whole[marks])
+    engine.clear()
+    assert engine.decode(TOKENS, logits="none").shape == (0, engine.info.n_vocab)
+    with pytest.raises(UsageError):
+        engine.decode(TOKENS, logits="some")
+
+
+def test_several_sequences_keep_apart(path: Path, engine: Engine) -> None:
+    a, b = TOKENS[:20], TOKENS[20:40]
+    expected = [engine.decode(part) for part in (a, b) if not engine.clear()]
+    with Engine.load(path, n_ctx=256, n_seq=2, **EXACT) as pair:
+        mixed = [token for both in zip(a, b, strict=True) for token in both]
+        pos = np.repeat(np.arange(20), 2)
+        logits = pair.decode(mixed, pos, [0, 1] * 20, [False] * 38 + [True] * 2)
+        assert close(logits[:1], expected[0]) and close(logits[1:], expected[1])
+        with pytest.raises(UsageError):
+            pair.decode([1, 2], seq_id=[0, 1])
+
+
+def test_after_removing_copying_and_restoring_the_next_token_is_the_same(path: Path, engine: Engine) -> None:
+    engine.decode(TOKENS[:30])
+    expected = engine.decode(TOKENS[30:31])
+    engine.decode(TOKENS[31:])
+    assert engine.seq_rm(0, 30, -1)
+    assert close(engine.decode(TOKENS[30:31]), expected)
+    with Engine.load(path, n_ctx=256, n_seq=2, **EXACT) as other:
+        other.decode(TOKENS[:30])
+        other.seq_cp(0, 1)
+        other.seq_rm(0)
+        assert close(other.decode(TOKENS[30:31], seq_id=1), expected)
+
+
+def test_a_saved_state_continues_where_it_was(path: Path, engine: Engine, tmp_path: Path) -> None:
+    engine.decode(TOKENS)
+    engine.save_state(tmp_path / "state")
+    expected = engine.decode([5])
+    with Engine.load(path, n_ctx=256, **EXACT) as other:
+        assert other.load_state(tmp_path / "state") == TOKENS
+        assert np.array_equal(other.decode([5]), expected)
+        assert other.held() == [*TOKENS, 5]
+
+
+def test_a_state_of_another_context_or_model_is_refused(path: Path, engine: Engine, tmp_path: Path) -> None:
+    engine.decode(TOKENS)
+    engine.save_state(tmp_path / "state")
+    with (
+        Engine.load(path, n_ctx=256, n_threads=1, type_k="f16", type_v="f32", flash_attn="off") as other,
+        pytest.raises(IntegrityError, match="K cache type"),
+    ):
+        other.load_state(tmp_path / "state")
+    retrained = write_gguf(make_model("linear-adapter", seed=8), tmp_path / "tiny.gguf")
+    with Engine.load(retrained, n_ctx=256, **EXACT) as other, pytest.raises(IntegrityError, match="another model"):
+        other.load_state(tmp_path / "state")
+
+
+def test_greedy_generation_is_the_argmax_of_what_decode_says(engine: Engine) -> None:
+    tokens, summary = answer(engine, TOKENS)
+    engine.clear()
+    logits, expected = engine.decode(TOKENS), []
+    for _ in range(12):
+        expected.append(int(logits[-1].argmax()))
+        logits = engine.decode(expected[-1:])
+    assert tokens == expected
+    assert (summary.finish_reason, summary.prompt_tokens, summary.completion_tokens) == ("length", 60, 12)
+
+
+def test_only_new_tokens_are_computed_and_the_answer_is_the_same(engine: Engine) -> None:
+    fresh, _ = answer(engine, TOKENS)
+    again, summary = answer(engine, TOKENS)
+    assert again == fresh
+    assert (summary.timings.cache_n, summary.timings.prompt_n) == (59, 1)
+    assert summary.depth.n_tokens == 12
+    longer = [*TOKENS, *fresh[:6], 7, 8]
+    _, summary = answer(engine, longer)
+    reused, _ = answer(engine, longer)
+    assert summary.timings.cache_n == 66
+    engine.clear()
+    assert answer(engine, longer)[0] == reused
+
+
+def test_layers_of_a_token_are_those_of_the_evaluation_that_made_it(engine: Engine) -> None:
+    events = list(engine.generate(TOKENS, GREEDY, max_tokens=5, ignore_eos=True))
+    engine.clear()
+    engine.set_trace(True)
+    engine.decode(TOKENS)
+    for event in events[:5]:
+        ran = engine.trace().run[-1]
+        assert event.layers.tolist() == ran.tolist()
+        assert (event.layers_run, event.layers_total) == (ran.sum(), 6)
+        engine.decode([event.token])
+
+
+def test_statistics_agree_with_the_trace(engine: Engine) -> None:
+    engine.set_trace(True)
+    engine.reset_stats()
+    engine.decode(TOKENS)
+    stats = engine.depth_stats()
+    assert stats.n_tokens == 60
+    assert stats.n_layer_runs == engine.trace().run.sum()
+    assert stats.executed_fraction == pytest.approx(engine.trace().run.mean())
+
+
+def test_full_depth_evaluates_no_gate_and_forgets_shallow_memory(engine: Engine) -> None:
+    shallow, _ = answer(engine, TOKENS)
+    engine.set_depth(DepthPolicy.parse("full"))
+    assert engine.held() == []
+    _, summary = answer(engine, TOKENS)
+    assert summary.depth.executed_fraction == 1.0
+    assert summary.depth.n_gate_evals == 0
+    assert summary.timings.cache_n == 0
+    engine.set_depth(DepthPolicy.parse("auto"))
+    assert answer(engine, TOKENS)[0] == shallow
+
+
+def test_a_higher_threshold_runs_fewer_layers(engine: Engine) -> None:
+    fractions = []
+    for tau in ("0.1", "0.5", "0.9"):
+        engine.set_depth(DepthPolicy.parse(f"tau={tau}"))
+        fractions.append(answer(engine, TOKENS)[1].depth.executed_fraction)
+    assert fractions[0] > fractions[1] > fractions[2]
+    with pytest.raises(UsageError, match="calibration"):
+        engine.set_depth(DepthPolicy.parse("75%"))
+
+
+def test_seeds_repeat_and_differ(engine: Engine) -> None:
+    hot = SamplingParams(temp=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=11)
+    first, again = (answer(engine, TOKENS, sampling=hot)[0] for _ in range(2))
+    assert first == again
+    assert answer(engine, TOKENS, sampling=hot.updated(seed=12))[0] != first
+
+
+def test_bias_penalties_and_end_tokens_reach_the_sampler(engine: Engine) -> None:
+    tokens, _ = answer(engine, TOKENS, max_tokens=1)
+    never = GREEDY.updated(logit_bias={tokens[0]: float("-inf")})
+    assert answer(engine, TOKENS, max_tokens=1, sampling=never)[0] != tokens
+    ended = GREEDY.updated(logit_bias={engine.model.eos: 1000.0})
+    assert answer(engine, TOKENS, sampling=ended, ignore_eos=False)[1].finish_reason == "stop"
+    assert engine.model.eos not in answer(engine, TOKENS, sampling=ended)[0]
+    always = GREEDY.updated(logit_bias={9: 50.0})
+    assert answer(engine, TOKENS, sampling=always)[0] == [9] * 12
+    varied = always.updated(repeat_penalty=100.0)
+    assert len(set(answer(engine, TOKENS, sampling=varied)[0])) > 1
+    with pytest.raises(UsageError, match="vocabulary"):
+        answer(engine, TOKENS, sampling=GREEDY.updated(logit_bias={10**6: 1.0}))
+
+
+def test_a_full_context_ends_the_answer_and_says_so(engine: Engine) -> None:
+    tokens, summary = answer(engine, TOKENS, max_tokens=-1)
+    assert summary.finish_reason == "context"
+    assert 60 + len(tokens) == 256
+    with pytest.raises(UsageError, match="the context holds 256"):
+        answer(engine, [5] * 256)
+    for prompt in ([], [10**6], [-1]):
+        with pytest.raises(UsageError):
+            answer(engine, prompt)
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+    events: list[Event] = list(engine.generate(TOKENS, GREEDY, max_tokens=30, ignore_eos=True))
+    text = "".join(event.text for event in events)
+    stop = text[len(text) // 2 :][:4]
+    events = list(engine.generate(TOKENS, GREEDY, max_tokens=30, ignore_eos=True, stop=[stop]))
+    assert "".join(event.text for event in events) == text[: text.index(stop)]
+    assert events[-1].summary.finish_reason == "stop"
+
+
+def test_ctrl_c_between_tokens_keeps_what_was_said(engine: Engine) -> None:
+    said, summary = [], None
+    for event in engine.generate(TOKENS, GREEDY, ignore_eos=True):
+        if event.token is not None:
+            said.append(event.token)
+        summary = event.summary
+        if len(said) == 5 and summary is None:
+            signal.raise_signal(signal.SIGINT)
+    assert summary.finish_reason == "interrupted"
+    assert len(said) == 5
+    assert said == answer(engine, TOKENS, max_tokens=5)[0]
+
+
+def test_ctrl_c_inside_a_prompt_leaves_the_memory_as_it_was(path: Path) -> None:
+    calls = itertools.count()
+
+    def press_at_the_hundredth_node(_data: object) -> bool:
+        if next(calls) == 100:
+            signal.raise_signal(signal.SIGINT)
+        return ctrl_c.pressed
+
+    with Engine.load(path, n_ctx=1024, n_ubatch=64, **EXACT) as engine:
+        engine.decode(TOKENS)
+        engine.context._abort = type(engine.context._abort)(press_at_the_hundredth_node)
+        events = list(engine.generate([*TOKENS, *TOKENS, *TOKENS], GREEDY, max_tokens=3))
+        assert events[-1].summary.finish_reason == "interrupted"
+        assert events[-1].summary.completion_tokens == 0
+        assert next(calls) < 200
+        assert engine.held() == TOKENS
+        assert engine.context.seq_range(0) == (0, 59)
+
+
+def test_ctrl_c_during_decode_is_raised_afterwards(engine: Engine) -> None:
+    original = engine.context.decode
+
+    def decode(*args) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    engine.context.decode = decode
+    with pytest.raises(Interrupted):
+        engine.decode(TOKENS)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(path: Path) -> None:
+    with pytest.raises(MemoryFitError, match="are available"):
+        Engine.load(path, n_ctx=1 << 34)
+
+
+@pytest.mark.parametrize(("name", "value"), [("type_k", "f17"), ("flash_attn", "maybe"), ("n_gpu_layers", "some")])
+def test_settings_that_do_not_exist_are_usage_errors(path: Path, name: str, value: str) -> None:
+    with pytest.raises(UsageError):
+        Engine.load(path, n_ctx=64, **{name: value})
+
+
+def test_experts_are_reported_for_mixtures(tmp_path: Path) -> None:
+    path = write_gguf(make_model("moe"), tmp_path / "moe.gguf")
+    with Engine.load(path, n_ctx=128, **EXACT) as engine:
+        engine.set_depth(DepthPolicy.parse("full"))
+        assert answer(engine, TOKENS)[1].depth.as_json("full")["experts"] == {"per_layer": 6, "used_mean": 2.0}
+        engine.set_depth(DepthPolicy.parse("auto"))
+        assert 0 < answer(engine, TOKENS)[1].depth.as_json("auto")["experts"]["used_mean"] < 2.0
