@@ -153,12 +153,12 @@ def _is_folder(name: str) -> bool:
 
 def _missing(name: str) -> LiquidError:
     if _is_folder(name):
-        hint = f"liquid convert {name} makes one of it" + (
-            f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
-        )
+        of_the_hub = f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
+        hint = f"liquid convert {name} makes one of it{of_the_hub}"
         return UsageError(f"{name} is a folder, a GGUF file was expected", hint=hint)
     kind = "file" if "/" in name or name.endswith(".gguf") else "model"
-    return NotFoundError(f"there is no {kind} {name[:200]}", hint="liquid list shows what is here, liquid pull fetches more")
+    hint = "liquid list shows what is here, liquid pull fetches more"
+    return NotFoundError(f"there is no {kind} {name[:200]}", hint=hint)
 
 
 def _pack_file(gates: str, *, offline: bool, progress: Progress | None) -> Path:
