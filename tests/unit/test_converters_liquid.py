@@ -1,0 +1,222 @@
+"""`liquid` folders against the same models written directly: each family, key and tensor; folding; FlexiDepth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from liquidcli import converters
+from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.gguf_file import GGUFFile, open_gguf
+from liquidcli.reference import DepthConfig, LiquidConfig, LiquidForCausalLM
+from tests.tiny import make_config, save_checkpoint
+from tests.tiny_families import FAMILIES
+from tests.tiny_gguf import write_gguf
+
+# written always by the converter, by the direct writer only where they differ from zero
+DEFAULTS = {"liquid.depth.min_layers": 0, "liquid.depth.always_run_tokens": 0}
+# the direct writer calls tokens like <|unused3|> user-defined, transformers' rules say control
+OTHER = ("general.", "liquid.role.", "tokenizer.ggml.token_type", "liquid.rope.scaling.yarn_attn_factor")
+
+
+def random_model(family: str) -> LiquidForCausalLM:
+    """Every weight random, norms and biases too, so that nothing can be left out or swapped unseen."""
+    torch.manual_seed(3)
+    model = LiquidForCausalLM(make_config(family)).eval().requires_grad_(False)
+    for weight in model.parameters():
+        weight.normal_()
+    return model
+
+
+def converted(model: LiquidForCausalLM, folder: Path, outtype: str = "f32", **options) -> GGUFFile:
+    what = converters.plan(save_checkpoint(model, folder), outtype, **options)
+    converters.run(what, folder / "out.gguf")
+    return open_gguf(folder / "out.gguf")
+
+
+def compared(f: GGUFFile) -> dict:
+    return {**DEFAULTS, **{key: value for key, value in f.metadata.items() if not key.startswith(OTHER)}}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_arrives_whole(family: str, tmp_path: Path) -> None:
+    model = random_model(family)
+    with converted(model, tmp_path / "m", fold_gates=False) as ours, open_gguf(
+        write_gguf(model, tmp_path / "direct.gguf")
+    ) as direct:
+        assert set(ours.tensors) == set(direct.tensors)
+        for name in direct.tensors:
+            np.testing.assert_array_equal(ours.array(name), direct.array(name), err_msg=name)
+            assert ours.tensors[name].shape == direct.tensors[name].shape
+        assert compared(ours) == compared(direct)
+        kinds = {key: ours.metadata_types[key] for key in direct.metadata_types if key in ours.metadata}
+        wanted = {key: kind for key, kind in direct.metadata_types.items() if key in kinds}
+        gate_span = "liquid.depth.gate_span"  # u32 here, i32 as the gguf package writes lists
+        kinds.pop(gate_span, None), wanted.pop(gate_span, None)
+        assert kinds == wanted
+
+
+def test_gate_span_is_unsigned(tmp_path: Path) -> None:
+    with converted(random_model("linear"), tmp_path / "m") as f:
+        assert [kind.name for kind in f.metadata_types["liquid.depth.gate_span"]] == ["ARRAY", "UINT32"]
+
+
+@pytest.mark.parametrize("family", ["bottleneck", "span3-scaled", "flexidepth"])
+def test_folding_leaves_the_gate_as_it_is(family: str, tmp_path: Path) -> None:
+    model = random_model(family)
+    with converted(model, tmp_path / "m") as f:
+        assert not [name for name in f.tensors if "depth_gate_dec" in name]
+        for layer in model.config.gate_layers:
+            gate = model.model.layers[layer].depth_gate
+            n = torch.randn(64, model.config.hidden_size, generator=torch.Generator().manual_seed(layer))
+            inner = gate.norm(gate.enc(n)).tanh().numpy()
+            z = inner @ f.array(f"blk.{layer}.depth_gate.weight")
+            bias = f.array(f"blk.{layer}.depth_gate.bias")[0] if gate.head.bias is not None else 0.0
+            np.testing.assert_allclose(z + bias, gate(n).numpy(), rtol=1e-5, atol=1e-4)
+
+
+def test_gates_stay_f32_and_adapters_follow(tmp_path: Path) -> None:
+    model = random_model("span3-scaled")
+    with converted(model, tmp_path / "m", "q8_0") as f:
+        gates = {info.type.name for name, info in f.tensors.items() if "depth_gate" in name}
+        skips = {info.type.name for name, info in f.tensors.items() if "depth_skip" in name}
+        assert gates == {"F32"} and skips == {"Q8_0"}
+        roles = dict(zip(f.metadata["liquid.role.tensors"], f.metadata["liquid.role.names"], strict=True))
+        assert set(roles) == {name for name in f.tensors if ".depth_" in name}
+        assert roles["blk.0.depth_gate_enc.weight"] == "depth_gate"
+        assert roles["blk.1.depth_skip_down.weight"] == "depth_skip_down"
+
+
+def test_routers_stay_f32(tmp_path: Path) -> None:
+    with converted(random_model("moe"), tmp_path / "m", "bf16") as f:
+        types = {name: info.type.name for name, info in f.tensors.items()}
+        assert types["blk.0.ffn_gate_inp.weight"] == "F32" and types["blk.0.ffn_gate_exps.weight"] == "BF16"
+
+
+def test_every_key_of_the_reference_is_read(tmp_path: Path) -> None:
+    """A key that LiquidConfig knows and the converter does not would be reported as unknown."""
+    folder = save_checkpoint(random_model("llama4"), tmp_path / "m")
+    words = json.loads((folder / "config.json").read_text())
+    assert set(words) - {"depth", "model_type", "architectures", "torch_dtype"} == {
+        *LiquidConfig.__dataclass_fields__
+    } - {"depth"}
+    assert set(words["depth"]) | {"gate_scope", "gate_exit", "gate_bias", "gate_folded"} == {
+        *DepthConfig.__dataclass_fields__
+    }
+    assert converters.plan(folder).warnings == ()
+
+
+def change(folder: Path, **changes) -> Path:
+    """config.json with other values; `depth__x` changes depth.x."""
+    path = folder / "config.json"
+    words = json.loads(path.read_text())
+    for name, value in changes.items():
+        inner, _, key = name.rpartition("__")
+        (words[inner] if inner else words)[key] = value
+    path.write_text(json.dumps(words))
+    return folder
+
+
+def test_the_next_versions_keys_are_written_too(tmp_path: Path) -> None:
+    folder = change(
+        save_checkpoint(random_model("linear-adapter"), tmp_path / "m"), depth__kv_policy="drop",
+        depth__calibration={"threshold": [0, 0.5, 1.0], "executed_fraction": [1.0, 0.8, 0.1]},
+        depth__gate_scope=["layer"] * 6, depth__gate_exit=[False] * 6,
+    )  # fmt: skip
+    converters.run(converters.plan(folder, "f32"), tmp_path / "out.gguf")
+    with open_gguf(tmp_path / "out.gguf") as f:
+        assert f.metadata["liquid.depth.kv_policy"] == "drop"
+        assert f.metadata["liquid.depth.calibration.threshold"] == [0.0, 0.5, 1.0]
+        assert [kind.name for kind in f.metadata_types["liquid.depth.calibration.executed_fraction"]][1] == "FLOAT32"
+        assert [kind.name for kind in f.metadata_types["liquid.depth.gate_exit"]][1] == "BOOL"
+        assert [kind.name for kind in f.metadata_types["liquid.depth.gate_scope"]][1] == "STRING"
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"depth__gate_span": [2, 1, 1, 1, 1, 1]}, "overlaps"),
+        ({"depth__gate_span": [0, 0, 0, 0, 0, 2]}, "ends after the last layer"),
+        ({"depth__gate_span": [1] * 5}, "a list of 6 int"),
+        ({"depth__gate_span": [-1] * 6}, "a list of 6 int"),
+        ({"depth__gate_kind": "cubic"}, "linear, bottleneck"),
+        ({"depth__gate_kind": "bottleneck"}, "gate_rank is missing"),
+        ({"depth__adapter_size": 40}, "multiple of 32"),
+        ({"depth__threshold": 1.5}, "threshold"),
+        ({"depth__gate_scope": ["half"] * 6}, "gate_scope"),
+        ({"depth__gate_scope": ["attn"] * 6, "depth__gate_exit": [True] * 6}, "must have span 1 and be no exit"),
+        ({"depth__gate_exit": [True] * 6}, "must span all layers that remain"),
+        ({"depth__calibration": {"threshold": [0.5, 0.1], "executed_fraction": [1, 1]}}, "not sorted"),
+        ({"depth__calibration": {"threshold": [0.5], "executed_fraction": []}}, "executed_fraction"),
+        ({"rope_layout": "gptj"}, "norm, neox, none"),
+        ({"layer_types": ["sliding_attention"] * 6}, "size is missing"),
+        ({"layer_types": ["sliding_attention", "chunked_attention"] * 3, "sliding_window": 5}, "expected one of"),
+        ({"moe_layers": [9], "num_local_experts": 2, "num_experts_per_tok": 1}, "layer too many"),
+        ({"moe_layers": [0], "num_local_experts": 2, "num_experts_per_tok": 3}, "3 experts per token of 2"),
+        ({"num_local_experts": 1 << 40}, "num_local_experts"),
+        ({"use_qk_norm": True}, "use_qk_norm"),
+        ({"intermediate_size_mlp": 0}, "no intermediate_size_mlp"),
+    ],
+)
+def test_configurations_that_cannot_be_meant(tmp_path: Path, changes: dict, match: str) -> None:
+    with pytest.raises(LiquidError, match=match):
+        converters.plan(change(save_checkpoint(random_model("linear-adapter"), tmp_path / "m"), **changes))
+
+
+def test_a_gate_without_its_tensors(tmp_path: Path) -> None:
+    folder = save_checkpoint(random_model("plain"), tmp_path / "m")
+    with pytest.raises(IntegrityError, match=r"lacks 6 tensors: model\.layers\.0\.depth_gate\.head\.weight"):
+        converters.plan(change(folder, depth={"gate_kind": "linear", "gate_span": [1] * 6}))
+    folder = save_checkpoint(random_model("linear"), tmp_path / "n")
+    with pytest.raises(IntegrityError, match=r"12 of the checkpoint's .* tensors are unknown"):
+        converters.plan(change(folder, depth=None))
+
+
+def flexidepth(folder: Path) -> Path:
+    """The `flexidepth` family under FlexiDepth's own names and keys."""
+    from safetensors.torch import load_file, save_file
+
+    save_checkpoint(random_model("flexidepth"), folder)
+    names = {
+        "depth_gate.enc": "router.router_enc", "depth_gate.norm": "router.router_norm",
+        "depth_gate.dec": "router.router_dec", "depth_gate.head": "router.router_head",
+        "depth_adapter.gate_proj": "router_proj.gate_proj", "depth_adapter.up_proj": "router_proj.down_proj",
+        "depth_adapter.down_proj": "router_proj.up_proj", "feed_forward.": "mlp.",
+    }  # fmt: skip
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        tensors[next((name.replace(a, b) for a, b in names.items() if a in name), name)] = tensor
+    save_file(tensors, folder / "model.safetensors")
+    words = json.loads((folder / "config.json").read_text())
+    kept = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+            "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")  # fmt: skip
+    config = {
+        "architectures": ["DDLlamaForCausalLM"], "model_type": "ddllama", "intermediate_size": 96,
+        "routing_layers": [4, 5, 6, 7], "router_reduction_factor": 16, "proj_reduction_factor": 3,
+        **{name: words[name] for name in kept},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_flexidepth_checkpoints(tmp_path: Path, fold: bool) -> None:
+    what = converters.plan(flexidepth(tmp_path / "dd"), "f32", fold_gates=fold)
+    assert what.warnings == () and what.architecture == "liquid"
+    converters.run(what, tmp_path / "dd.gguf")
+    model = random_model("flexidepth")
+    with open_gguf(tmp_path / "dd.gguf") as f, converted(model, tmp_path / "m", fold_gates=fold) as same:
+        assert set(f.tensors) == set(same.tensors)
+        for name in same.tensors:
+            np.testing.assert_array_equal(f.array(name), same.array(name), err_msg=name)
+        assert compared(f) == compared(same)
+
+
+@pytest.mark.parametrize("layers", [[], [8], [4, 4], ["4"]])
+def test_routing_layers_that_are_not_there(tmp_path: Path, layers: list) -> None:
+    with pytest.raises(IntegrityError, match="routing_layers"):
+        converters.plan(change(flexidepth(tmp_path / "dd"), routing_layers=layers))
