@@ -1,0 +1,77 @@
+"""Which base a gate pack belongs to: architecture, shapes and a hash over the norms, which no quantization changes.
+
+ref: sha256 over attn_norm and ffn_norm of all layers in order (attn_norm.0, ffn_norm.0, attn_norm.1, ...), then output_norm,
+each value rounded to BF16 to nearest, ties to even, little-endian. Knows nothing of gates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..errors import IntegrityError
+from ..gguf_file import GGUFFile
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must agree between a pack and its base. Field names are the pack's keys under `depth_gates.base.`."""
+
+    architecture: str
+    block_count: int
+    embedding_length: int
+    feed_forward_length: int
+    head_count: int
+    head_count_kv: int
+    norms_sha256: str
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+    def difference(self, other: Identity) -> str | None:
+        """What tells the two apart, in words; None when they are the same."""
+        for name, mine in asdict(self).items():
+            found = asdict(other)[name]
+            if mine != found and name != "norms_sha256":
+                return f"its {name.replace('_', ' ')} is {found}, not {mine}"
+        if self.norms_sha256 != other.norms_sha256:
+            return "the shapes agree, but the norms are those of other weights (a fine-tune or another model)"
+        return None
+
+
+def bf16_bytes(values: np.ndarray) -> bytes:
+    """float32 to BF16, nearest, ties to even, as little-endian bytes."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return rounded.astype("<u2").tobytes()
+
+
+def norms_sha256(f: GGUFFile) -> str:
+    digest = hashlib.sha256()
+    names = [f"blk.{i}.{norm}.weight" for i in range(f.block_count) for norm in ("attn_norm", "ffn_norm")]
+    for name in [*names, "output_norm.weight"]:
+        if name not in f.tensors:
+            raise IntegrityError(f"{f.path} has no {name}, so it cannot be told which model it is")
+        digest.update(bf16_bytes(f.array(name)))
+    return digest.hexdigest()
+
+
+def base_identity(f: GGUFFile) -> Identity:
+    """The identity of a base model; of a `liquid` file, that of the base it was made from is not known and refused."""
+    number = lambda key, default=0: _number(f, key, default)  # noqa: E731
+    n_head = number("attention.head_count")
+    return Identity(
+        f.architecture, f.block_count, number("embedding_length"), number("feed_forward_length"), n_head,
+        number("attention.head_count_kv", n_head), norms_sha256(f),
+    )
+
+
+def _number(f: GGUFFile, key: str, default: int) -> int:
+    value = f.metadata.get(f"{f.architecture}.{key}", default)
+    if isinstance(value, list):
+        value = sum(value) if all(isinstance(v, int) for v in value) else -1
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise IntegrityError(f"{f.path}: {f.architecture}.{key} is {value!r}, a number was expected")
+    return value

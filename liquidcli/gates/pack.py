@@ -1,0 +1,281 @@
+"""Gate packs: a GGUF of general.type `adapter` that holds depth keys, gates and adapters, and names its base.
+
+Knows the pack's keys and tensors and what must hold of them. Knows nothing of how a pack is trained, or of other bases
+than by their identity.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from gguf import GGUFValueType as V
+
+from ..errors import IntegrityError
+from ..files import atomic_output
+from ..gguf_file import GGUFFile, open_gguf
+from . import container
+from .identity import Identity
+
+BASE_PREFIX = "depth_gates.base."
+DEPTH = "depth."
+SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
+_GATE_TENSOR = re.compile(r"^depth_gate(_attn|_ffn)?(_enc|_norm|_dec)?$")
+_NAME = re.compile(r"^blk\.(\d{1,4})\.([a-z_]+)\.(weight|bias)$")
+_LORA = re.compile(r"^(.+\.weight)\.(lora_a|lora_b)$")
+_CHOICES = {"gate_kind": ("linear", "bottleneck"), "kv_policy": ("project", "drop")}
+_SCOPES = ("layer", "attn", "ffn", "attn+ffn")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The `liquid.depth.*` keys; names as there."""
+
+    gate_span: tuple[int, ...]
+    gate_kind: str = "linear"
+    gate_scope: tuple[str, ...] | None = None
+    gate_exit: tuple[bool, ...] | None = None
+    threshold: float = 0.5
+    kv_policy: str = "project"
+    ffn_scaled_by_gate: bool = False
+    adapter_scaled_by_gate: bool = False
+    min_layers: int = 0
+    always_run_tokens: int = 0
+    calibration_threshold: tuple[float, ...] = ()
+    calibration_executed_fraction: tuple[float, ...] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(i for i, span in enumerate(self.gate_span) if span)
+
+    def keys(self, prefix: str = "liquid.depth.") -> dict[str, bytes]:
+        """As GGUF keys, typed as the architecture page says."""
+        keys = {
+            "version": container.value(V.UINT32, 1),
+            "gate_kind": container.value(V.STRING, self.gate_kind),
+            "gate_span": container.array(V.UINT32, self.gate_span),
+            "threshold": container.value(V.FLOAT32, self.threshold),
+            "kv_policy": container.value(V.STRING, self.kv_policy),
+            "ffn_scaled_by_gate": container.value(V.BOOL, self.ffn_scaled_by_gate),
+            "adapter_scaled_by_gate": container.value(V.BOOL, self.adapter_scaled_by_gate),
+            "min_layers": container.value(V.UINT32, self.min_layers),
+            "always_run_tokens": container.value(V.UINT32, self.always_run_tokens),
+        }
+        if self.gate_scope:
+            keys["gate_scope"] = container.array(V.STRING, self.gate_scope)
+        if self.gate_exit:
+            keys["gate_exit"] = container.array(V.BOOL, self.gate_exit)
+        if self.calibration_threshold:
+            keys["calibration.threshold"] = container.array(V.FLOAT32, self.calibration_threshold)
+            keys["calibration.executed_fraction"] = container.array(V.FLOAT32, self.calibration_executed_fraction)
+        return {prefix + key: raw for key, raw in keys.items()}
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A gate pack in memory: tensors as float32 in numpy order."""
+
+    base: Identity
+    depth: Depth
+    tensors: dict[str, np.ndarray] = field(repr=False)
+    name: str = ""
+    path: Path | None = None
+
+    @property
+    def lora(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Low-rank updates by the base tensor's name: (a [r, in], b [out, r])."""
+        names = {match[1] for name in self.tensors if (match := _LORA.match(name))}
+        return {name: (self.tensors[f"{name}.lora_a"], self.tensors[f"{name}.lora_b"]) for name in sorted(names)}
+
+
+def write_pack(path: Path, pack: Pack) -> None:
+    """Write `pack`, whole or not at all: adapters and low-rank updates F16, gates F32."""
+    check_pack(pack, path)
+    keys = {
+        "general.architecture": container.value(V.STRING, pack.base.architecture),
+        "general.type": container.value(V.STRING, "adapter"),
+        "adapter.type": container.value(V.STRING, "depth_gates"),
+        "general.name": container.value(V.STRING, pack.name or "depth gates"),
+    }
+    for name, content in pack.base.as_json().items():
+        kind = V.STRING if isinstance(content, str) else V.UINT32
+        keys[BASE_PREFIX + name] = container.value(kind, content)
+    keys |= pack.depth.keys()
+    tensors = [_tensor(name, content) for name, content in pack.tensors.items()]
+    with atomic_output(path, container.size_bytes(keys, tensors)) as part, part.open("wb") as file:
+        container.write(file, keys, tensors)
+
+
+def _tensor(name: str, content: np.ndarray) -> container.Tensor:
+    halved = any(part in name for part in (*SKIP_TENSORS, ".lora_"))
+    data = np.ascontiguousarray(content, np.float16 if halved else np.float32)
+    return container.Tensor(name, content.shape[::-1], T.F16 if halved else T.F32, data.nbytes, lambda: data)
+
+
+def read_pack(path: Path | str) -> Pack:
+    """Read and check a pack; IntegrityError in one sentence for anything that is not one."""
+    path = Path(path)
+    with open_gguf(path) as f:
+        if f.metadata.get("general.type") != "adapter" or f.metadata.get("adapter.type") != "depth_gates":
+            kind = f.metadata.get("general.type", "model")
+            raise IntegrityError(f"{path} is a GGUF of the type {kind!r}, a gate pack was expected",
+                                 hint="liquid gates show PACK tells what a pack holds")
+        depth = read_depth(f, n_layer=_base_number(f, "block_count"))
+        tensors = {name: np.array(f.array(name)) for name in f.tensors}
+        pack = Pack(_read_identity(f), depth, tensors, str(f.metadata.get("general.name", "")), path)
+    check_pack(pack, path)
+    return pack
+
+
+def _base_number(f: GGUFFile, name: str) -> int:
+    number = f.metadata.get(BASE_PREFIX + name)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
+        _fail(f.path, f"{BASE_PREFIX}{name} is {number!r}, a number was expected")
+    return number
+
+
+def _read_identity(f: GGUFFile) -> Identity:
+    text = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
+    for name, content in text.items():
+        if not isinstance(content, str):
+            _fail(f.path, f"{BASE_PREFIX}{name} is {content!r}, so the base it belongs to is not known")
+    if text["architecture"] != f.architecture:
+        _fail(f.path, f"it says {f.architecture!r} and is for a base of {text['architecture']!r}")
+    numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
+    return Identity(**text, **{name: _base_number(f, name) for name in numbers})
+
+
+def read_depth(f: GGUFFile, n_layer: int) -> Depth:
+    """The depth keys of a pack or of a liquid model, checked."""
+    get = lambda name, default=None: f.metadata.get(f"liquid.depth.{name}", default)  # noqa: E731
+    if get("version") != 1:
+        _fail(f.path, f"liquid.depth.version is {get('version')!r}, this version reads 1")
+    fields: dict[str, Any] = {name: get(name, getattr(Depth, name)) for name in (
+        "gate_kind", "threshold", "kv_policy", "ffn_scaled_by_gate", "adapter_scaled_by_gate", "min_layers",
+        "always_run_tokens")}
+    for name in ("gate_span", "gate_scope", "gate_exit"):
+        fields[name] = None if get(name) is None else tuple(_list(f, name, n_layer))
+    for name in ("threshold", "executed_fraction"):
+        fields[f"calibration_{name}"] = tuple(get(f"calibration.{name}", ()))
+    if fields["gate_span"] is None:
+        _fail(f.path, "liquid.depth.gate_span is missing, so it is not known where the gates are")
+    depth = Depth(**fields)
+    _check_depth(depth, n_layer, f.path)
+    return depth
+
+
+def _list(f: GGUFFile, name: str, n_layer: int) -> list:
+    found = f.metadata[f"liquid.depth.{name}"]
+    if not isinstance(found, list) or len(found) != n_layer:
+        _fail(f.path, f"liquid.depth.{name} has not one value for each of {n_layer} layers")
+    return found
+
+
+def _fail(path: Path | None, what: str) -> NoReturn:
+    raise IntegrityError(f"{path or 'the gate pack'}: {what}")
+
+
+def _check_depth(depth: Depth, n_layer: int, path: Path | None) -> None:
+    for name, allowed in _CHOICES.items():
+        if getattr(depth, name) not in allowed:
+            _fail(path, f"liquid.depth.{name} is {getattr(depth, name)!r}, not one of {', '.join(allowed)}")
+    free_from = 0
+    for i, span in enumerate(depth.gate_span):
+        if not isinstance(span, int) or isinstance(span, bool) or span < 0 or i + span > n_layer:
+            _fail(path, f"the gate at layer {i} spans {span!r} of {n_layer} layers")
+        if span and i < free_from:
+            _fail(path, f"the gate at layer {i} lies inside the span of the one before it")
+        free_from = max(free_from, i + span)
+    if not depth.layers:
+        _fail(path, "it has no gate at all")
+    if any(scope not in (*_SCOPES, "") for scope in depth.gate_scope or ()):
+        _fail(path, f"liquid.depth.gate_scope holds other words than {', '.join(_SCOPES)}")
+    if not isinstance(depth.threshold, float) or not 0 <= depth.threshold <= 1:
+        _fail(path, f"liquid.depth.threshold is {depth.threshold!r}, a number from 0 to 1 was expected")
+    _check_calibration(depth, path)
+
+
+def _check_calibration(depth: Depth, path: Path | None) -> None:
+    thresholds, shares = depth.calibration_threshold, depth.calibration_executed_fraction
+    ok = len(thresholds) == len(shares) and all(
+        isinstance(v, float) and math.isfinite(v) and 0 <= v <= 1 for v in (*thresholds, *shares))
+    if not ok or any(a >= b for a, b in zip(thresholds, thresholds[1:], strict=False)):
+        _fail(path, "its calibration is no rising list of thresholds with as many shares, all from 0 to 1")
+
+
+def check_pack(pack: Pack, path: Path | None = None) -> None:
+    """Raise IntegrityError for the first tensor that is missing, too many, of a wrong shape or not finite."""
+    n_embd, n_layer = pack.base.embedding_length, pack.base.block_count
+    if len(pack.depth.gate_span) != n_layer:
+        _fail(path, f"gate_span has {len(pack.depth.gate_span)} entries for {n_layer} layers")
+    _check_depth(pack.depth, n_layer, path)
+    for name, content in pack.tensors.items():
+        match = _NAME.match(name)
+        if not match and not _LORA.match(name):
+            _fail(path, f"tensor {name!r} is none that a gate pack holds")
+        if match and (int(match[1]) not in pack.depth.layers or not _belongs(match[2])):
+            _fail(path, f"tensor {name!r} belongs to no gate of this pack")
+        if not np.isfinite(content).all():
+            _fail(path, f"tensor {name!r} holds numbers that are not finite")
+    for layer in pack.depth.layers:
+        _check_gate(pack, layer, n_embd, path)
+        _check_adapter(pack, layer, n_embd, path)
+    _check_lora(pack, path)
+
+
+def _belongs(name: str) -> bool:
+    return name in SKIP_TENSORS or bool(_GATE_TENSOR.match(name))
+
+
+def _scopes(depth: Depth, layer: int) -> list[str]:
+    scope = (depth.gate_scope or {})[layer] if depth.gate_scope else "layer"
+    return ["" if part in ("layer", "") else f"_{part}" for part in scope.split("+")]
+
+
+def _check_gate(pack: Pack, layer: int, n_embd: int, path: Path | None) -> None:
+    for scope in _scopes(pack.depth, layer):
+        prefix = f"blk.{layer}.depth_gate{scope}"
+        if f"{prefix}.bias" in pack.tensors:
+            _shaped(pack, f"{prefix}.bias", (1,), path)
+        if pack.depth.gate_kind == "linear":
+            _shaped(pack, f"{prefix}.weight", (n_embd,), path)
+            continue
+        norm = pack.tensors.get(f"{prefix}_norm.weight")
+        rank = len(norm) if norm is not None and norm.ndim else 0
+        _shaped(pack, f"{prefix}_enc.weight", (rank, n_embd), path)
+        _shaped(pack, f"{prefix}_norm.weight", (rank,), path)
+        unfolded = f"{prefix}_dec.weight" in pack.tensors
+        if unfolded:
+            _shaped(pack, f"{prefix}_dec.weight", (n_embd, rank), path)
+        _shaped(pack, f"{prefix}.weight", (n_embd if unfolded else rank,), path)
+
+
+def _check_adapter(pack: Pack, layer: int, n_embd: int, path: Path | None) -> None:
+    names = [f"blk.{layer}.{name}.weight" for name in SKIP_TENSORS]
+    if not any(name in pack.tensors for name in names):
+        return
+    m = len(pack.tensors[names[0]]) if names[0] in pack.tensors and pack.tensors[names[0]].ndim else 0
+    for name, shape in zip(names, ((m, n_embd), (m, n_embd), (n_embd, m)), strict=True):
+        _shaped(pack, name, shape, path)
+    if m % 32 or not m:
+        _fail(path, f"the adapter at layer {layer} has {m} hidden units, a multiple of 32 was expected")
+
+
+def _check_lora(pack: Pack, path: Path | None) -> None:
+    for name in {match[1] for tensor in pack.tensors if (match := _LORA.match(tensor))}:
+        a, b = (pack.tensors.get(f"{name}.lora_{side}") for side in "ab")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            _fail(path, f"the low-rank update of {name!r} is not a pair [r, in], [out, r]")
+
+
+def _shaped(pack: Pack, name: str, shape: tuple[int, ...], path: Path | None) -> None:
+    if name not in pack.tensors:
+        _fail(path, f"the tensor {name!r} is missing")
+    found = pack.tensors[name].shape
+    if found != shape:
+        _fail(path, f"tensor {name!r} has the shape {list(found[::-1])}, {list(shape[::-1])} was expected")

@@ -1,0 +1,82 @@
+"""What gates a pack or a liquid model holds, as plain data: by layer, with span, scope, kind and adapter.
+
+Knows how to read both kinds of file. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import NotFoundError
+from ..gguf_file import GGUFFile, open_gguf
+from .pack import Depth, read_depth, read_pack
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One gate. `adapter_size` 0: a skipped span leaves the state as it is."""
+
+    layer: int
+    span: int
+    scope: str
+    is_exit: bool
+    kind: str
+    adapter_size: int
+    adapter_type: str | None
+    bias: float | None
+
+
+@dataclass(frozen=True)
+class GatesInfo:
+    """A file's gates. `base` is the identity of the base a pack belongs to; None for a model."""
+
+    path: Path
+    is_pack: bool
+    name: str
+    n_layer: int
+    depth: Depth
+    gates: tuple[GateRow, ...]
+    base: dict[str, Any] | None
+    size_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        depth = asdict(self.depth)
+        calibration = {"threshold": depth.pop("calibration_threshold"),
+                       "executed_fraction": depth.pop("calibration_executed_fraction")}
+        return {
+            "file": str(self.path), "type": "pack" if self.is_pack else "model", "name": self.name,
+            "size_bytes": self.size_bytes, "layers_total": self.n_layer, "base": self.base,
+            "depth": {**depth, "calibration": calibration}, "gates": [asdict(gate) for gate in self.gates],
+        }
+
+
+def describe_gates(path: Path | str) -> GatesInfo:
+    """The gates of a pack or of a liquid model; NotFoundError for a file without any."""
+    path = Path(path)
+    with open_gguf(path) as f:
+        is_pack = f.metadata.get("general.type") == "adapter"
+        base = None
+        if is_pack:
+            pack = read_pack(path)
+            depth, base, n_layer = pack.depth, pack.base.as_json(), pack.base.block_count
+        elif "liquid.depth.gate_span" not in f.metadata:
+            raise NotFoundError(f"{path} has no depth gates: it is a plain {f.architecture} model",
+                                hint="liquid gates apply BASE.gguf GATES.gguf -o OUT.gguf gives it some")
+        else:
+            n_layer = f.block_count
+            depth = read_depth(f, n_layer)
+        rows = tuple(_row(f, depth, layer) for layer in depth.layers)
+        return GatesInfo(path, is_pack, str(f.metadata.get("general.name", "")), n_layer, depth, rows, base, f.size_bytes)
+
+
+def _row(f: GGUFFile, depth: Depth, layer: int) -> GateRow:
+    adapter = f.tensors.get(f"blk.{layer}.depth_skip_gate.weight")
+    bias = f"blk.{layer}.depth_gate.bias"
+    return GateRow(
+        layer, depth.gate_span[layer], (depth.gate_scope[layer] if depth.gate_scope else "") or "layer",
+        bool(depth.gate_exit and depth.gate_exit[layer]), depth.gate_kind,
+        adapter.shape[1] if adapter else 0, adapter.type.name if adapter else None,
+        float(f.array(bias)[0]) if bias in f.tensors else None,
+    )

@@ -1,0 +1,144 @@
+"""Gate packs: what is written comes back, what is wrong is refused, and a pack knows its base through quantization."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+
+from liquidcli.errors import IntegrityError
+from liquidcli.gates.identity import base_identity, bf16_bytes
+from liquidcli.gates.pack import check_pack, read_pack, write_pack
+from liquidcli.gates.show import describe_gates
+from liquidcli.gguf_file import open_gguf
+from tests.gate_packs import tiny_pack, write_base, write_tiny_pack
+from tests.gguf_bytes import STRING, UINT32, f32, llama
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_base(tmp_path / "base.gguf")
+
+
+def identity(path):
+    with open_gguf(path) as f:
+        return base_identity(f)
+
+
+def test_what_is_written_comes_back(tmp_path, base):
+    pack = tiny_pack(base, spans=(0, 2, 0, 1), threshold=0.25, min_layers=2, always_run_tokens=4)
+    write_pack(tmp_path / "p.gguf", pack)
+    found = read_pack(tmp_path / "p.gguf")
+    assert found.depth == pack.depth and found.base == pack.base and found.name == "tiny gates"
+    assert list(found.tensors) == list(pack.tensors)
+    for name, content in pack.tensors.items():
+        rounded = content.astype(np.float16) if "skip" in name else content
+        np.testing.assert_array_equal(found.tensors[name], rounded.astype(np.float32))
+
+
+def test_gates_are_f32_and_adapters_f16(tmp_path, base):
+    with open_gguf(write_tiny_pack(tmp_path / "p.gguf", base)) as f:
+        kinds = {name.split(".")[2]: info.type for name, info in f.tensors.items()}
+    assert kinds == {"depth_gate": T.F32, "depth_skip_gate": T.F16, "depth_skip_up": T.F16, "depth_skip_down": T.F16}
+
+
+def test_bf16_rounds_to_nearest_even():
+    values = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF], np.uint32).view(np.float32)
+    assert np.frombuffer(bf16_bytes(values), "<u2").tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80]
+
+
+def test_the_identity_does_not_see_matrices_but_sees_each_norm(tmp_path, base):
+    same = llama(4)
+    same.tensors["blk.1.ffn_up.weight"] = f32(32, 64, seed=99)
+    assert identity(same.write(tmp_path / "same.gguf")) == identity(base)
+    for name in ("blk.0.attn_norm.weight", "blk.3.ffn_norm.weight", "output_norm.weight"):
+        other = llama(4)
+        other.tensors[name] = f32(32, seed=99)
+        difference = identity(base).difference(identity(other.write(tmp_path / "other.gguf")))
+        assert "fine-tune" in difference
+
+
+def test_the_identity_sees_the_order_of_norms(tmp_path, base):
+    swapped = llama(4)
+    one, two = "blk.1.attn_norm.weight", "blk.2.attn_norm.weight"
+    swapped.tensors[one], swapped.tensors[two] = swapped.tensors[two], swapped.tensors[one]
+    assert identity(swapped.write(tmp_path / "s.gguf")).norms_sha256 != identity(base).norms_sha256
+
+
+def test_the_identity_names_the_shape_that_differs(tmp_path, base):
+    wide = identity(write_base(tmp_path / "wide.gguf", n_ff=96))
+    assert identity(base).difference(wide) == "its feed forward length is 96, not 64"
+
+
+BROKEN = {
+    "a gate of another width": lambda t: t.update({"blk.1.depth_gate.weight": np.zeros(31, np.float32)}),
+    "a missing gate": lambda t: t.pop("blk.2.depth_gate.weight"),
+    "half an adapter": lambda t: t.pop("blk.1.depth_skip_up.weight"),
+    "a gate at a layer without": lambda t: t.update({"blk.0.depth_gate.weight": np.zeros(32, np.float32)}),
+    "a stranger": lambda t: t.update({"blk.1.attn_q.weight": np.zeros((32, 32), np.float32)}),
+    "not a number": lambda t: t["blk.1.depth_gate.weight"].__setitem__(0, np.nan),
+    "a bottleneck part in a linear gate": lambda t: t.update({"blk.1.depth_gate.bias": np.zeros(2, np.float32)}),
+    "half a low-rank update": lambda t: t.update({"blk.1.ffn_up.weight.lora_a": np.zeros((2, 32), np.float32)}),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_wrong_tensors_are_refused(base, what):
+    pack = tiny_pack(base)
+    BROKEN[what](pack.tensors)
+    with pytest.raises(IntegrityError):
+        check_pack(pack)
+
+
+def test_adapter_sizes_are_multiples_of_32(base):
+    with pytest.raises(IntegrityError, match="multiple of 32"):
+        check_pack(tiny_pack(base, m=24))
+
+
+@pytest.mark.parametrize("depth", [
+    {"spans": (0, 0, 0, 2)}, {"spans": (2, 1, 0, 0)}, {"spans": (0, 0, 0, 0)}, {"spans": (0, 1, 0)},
+    {"threshold": 1.5}, {"kv_policy": "keep"}, {"gate_kind": "cubic"}, {"gate_scope": ("layer", "head", "", "")},
+    {"calibration_threshold": (0.5, 0.5, 0.7)}, {"calibration_executed_fraction": (1.0, 0.9)},
+    {"calibration_executed_fraction": (1.0, 0.9, float("nan"))},
+], ids=str)  # fmt: skip
+def test_wrong_keys_are_refused(base, depth):
+    with pytest.raises(IntegrityError):
+        check_pack(tiny_pack(base, **depth))
+
+
+def test_a_bottleneck_pack_is_checked_by_its_own_shapes(base):
+    rng, pack = np.random.default_rng(0), tiny_pack(base, spans=(0, 1, 0, 0), gate_kind="bottleneck")
+    parts = {"_enc.weight": (8, 32), "_norm.weight": (8,), ".weight": (8,)}
+    pack.tensors.update({f"blk.1.depth_gate{k}": rng.standard_normal(s).astype("f4") for k, s in parts.items()})
+    check_pack(pack)
+    pack.tensors["blk.1.depth_gate.weight"] = np.zeros(32, np.float32)
+    with pytest.raises(IntegrityError, match=r"\[32\], \[8\]"):
+        check_pack(pack)
+    pack.tensors["blk.1.depth_gate_dec.weight"] = np.zeros((32, 8), np.float32)
+    check_pack(pack)
+
+
+def test_a_model_is_no_pack(tmp_path, base):
+    with pytest.raises(IntegrityError, match="a gate pack was expected"):
+        read_pack(base)
+
+
+def test_a_pack_that_does_not_name_its_base_is_refused(tmp_path, base):
+    g = llama(4)
+    g.keys |= {"general.type": (STRING, "adapter"), "adapter.type": (STRING, "depth_gates")}
+    with pytest.raises(IntegrityError, match="block_count"):
+        read_pack(g.write(tmp_path / "p.gguf"))
+    g.keys["depth_gates.base.block_count"] = (UINT32, 4)
+    with pytest.raises(IntegrityError, match="version"):
+        read_pack(g.write(tmp_path / "p.gguf"))
+
+
+def test_show_tells_every_gate_of_a_pack(tmp_path, base):
+    info = describe_gates(write_tiny_pack(tmp_path / "p.gguf", base, spans=(0, 2, 0, 1)))
+    assert info.is_pack and info.n_layer == 4
+    told = [(gate.layer, gate.span, gate.scope, gate.adapter_size, gate.adapter_type) for gate in info.gates]
+    assert told == [(1, 2, "layer", 32, "F16"), (3, 1, "layer", 32, "F16")]
+    assert info.as_json()["base"]["norms_sha256"] == identity(base).norms_sha256
+    assert dataclasses.asdict(info.depth)["calibration_threshold"] == (0.25, 0.5, 0.75)
