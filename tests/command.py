@@ -50,7 +50,7 @@ class Liquid:
         """Exit code and everything shown on an 80-column terminal."""
         main, side = pty.openpty()
         process = subprocess.Popen(
-            self.command(*args), env=self.environment(TERM="xterm-256color", **env), cwd=self.home,
+            self.command(*args), env=self.environment(**{"TERM": "xterm-256color", **env}), cwd=self.home,
             stdin=side, stdout=side, stderr=side, close_fds=True,
         )  # fmt: skip
         os.close(side)
