@@ -22,12 +22,13 @@ def schema(plan: Plan) -> str:
         name = f"blk.*.{match[2]}" if match else tensor.name
         kinds.setdefault(name.removesuffix(".weight"), []).append((int(match[1]) if match else None, tensor))
     width = max(map(len, kinds))
-    return "\n".join(f"{name:<{width}}  {_types(rows)}" for name, rows in kinds.items())
+    usual = plan.type.default.name
+    return "\n".join(f"{name:<{width}}  {_types(rows, usual)}" for name, rows in kinds.items())
 
 
-def _types(rows: list[tuple[int | None, TensorPlan]]) -> str:
+def _types(rows: list[tuple[int | None, TensorPlan]], usual: str) -> str:
     counts = Counter(tensor.type.name for _, tensor in rows)
-    default = counts.most_common(1)[0][0]
+    default = usual if usual in counts else counts.most_common(1)[0][0]
     layers = {name: [i for i, t in rows if t.type.name == name and i is not None] for name in counts if name != default}
     exceptions = ", ".join(f"{name} at {ranges(where)}" for name, where in layers.items())
     return f"{default}  except {exceptions}" if exceptions else default

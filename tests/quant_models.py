@@ -5,10 +5,12 @@ Knows shapes and source types only; the weights are noise, which quantizes as we
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 from gguf.quants import quantize
 
@@ -47,8 +49,17 @@ def tensor(rng: np.random.Generator, kind: T, *shape: int) -> Tensor:
     return Tensor(shape, np.ascontiguousarray(quantize(numbers, kind)).tobytes(), int(kind))
 
 
-def make(shape: Shape, arch: str = "llama", seed: int = 0) -> GGUFBytes:
+def blank(kind: T, *shape: int) -> Tensor:
+    """Zeros, where only the description matters."""
+    kind = kind if len(shape) > 1 else T.F32
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    return Tensor(shape, bytes(int(np.prod(shape)) // block * block_bytes), int(kind))
+
+
+def make(shape: Shape, arch: str = "llama", seed: int | None = 0) -> GGUFBytes:
+    """With noise from `seed`; None makes it blank."""
     rng = np.random.default_rng(seed)
+    fill = blank if seed is None else functools.partial(tensor, rng)
     keys = {"general.architecture": (STRING, arch), "general.name": (STRING, "noise"), "general.file_type": (UINT32, 1)}
     sizes = {
         "block_count": shape.n_layer, "context_length": 128, "embedding_length": shape.n_embd,
@@ -62,7 +73,7 @@ def make(shape: Shape, arch: str = "llama", seed: int = 0) -> GGUFBytes:
     keys["tokenizer.ggml.model"] = (STRING, "gpt2")
     keys["tokenizer.ggml.tokens"] = strings(*[f"t{i}" for i in range(N_VOCAB)])
     keys["tokenizer.ggml.merges"] = strings("t 1")
-    return GGUFBytes(keys, {name: tensor(rng, shape.source, *dims) for name, dims in names(shape).items()})
+    return GGUFBytes(keys, {name: fill(shape.source, *dims) for name, dims in names(shape).items()})
 
 
 def names(shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from liquidcli import quant
-from liquidcli.gguf_file import open_gguf
+from liquidcli.gguf_file import GGUFFile, open_gguf
+from tests import gguf_bytes
+from tests.gguf_bytes import FLOAT32, STRING, UINT32
+from tests.golden.test_recipes import MODELS
 from tests.quant_models import SHAPES, write
 
 pytestmark = [
@@ -21,11 +25,16 @@ pytestmark = [
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "F16", "BF16", "F32"]
 
 
-def upstream(*args) -> None:
+# [ 3/ 291]  blk.0.attn_k.weight - [ 4096, 1024, 1, 1], type = f16, size = 8.00 MiB -> 2.25 MiB (q4_K)
+SAID = re.compile(r"^\[ *\d+/ *\d+\] +(\S+) .*?type = +(\w+), (?:[^(\n]*\((\w+)\))?", re.MULTILINE)
+
+
+def upstream(*args) -> str:
     """Run llama-quantize with our words."""
     tool = Path(os.environ["LIQUID_ORACLE_DIR"]) / "llama-quantize"
     done = subprocess.run([tool, *map(str, args)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
 
 
 def assert_same_file(ours: Path, theirs: Path) -> None:
@@ -89,6 +98,37 @@ def test_requantize(models, source, tmp_path):
     first = tmp_path / "first.gguf"
     quant.run(quant.plan(models("gqa4-512"), source), first)
     both(tmp_path, first, "Q4_K_M", ["--allow-requantize"], allow_requantize=True)
+
+
+def write_header(path: Path, f: GGUFFile) -> Path:
+    """The described model as a sparse file of its real size: enough for a dry run."""
+    arch, head = f.architecture, gguf_bytes.GGUFBytes()
+    head.keys = {key: (UINT32, value) for key, value in f.metadata.items() if isinstance(value, int)}
+    head.keys["general.architecture"] = (STRING, arch)
+    head.keys |= {f"{arch}.context_length": (UINT32, 64), f"{arch}.feed_forward_length": (UINT32, 64)}
+    head.keys[f"{arch}.embedding_length"] = (UINT32, f.tensors["output_norm.weight"].shape[0])
+    head.keys[f"{arch}.expert_used_count"] = (UINT32, 2 if f.metadata[f"{arch}.expert_count"] else 0)
+    for norm in ("layer_norm_epsilon", "layer_norm_rms_epsilon"):
+        head.keys[f"{arch}.attention.{norm}"] = (FLOAT32, 1e-5)
+    end = 0
+    for info in f.tensors.values():
+        head.extra_tensors += gguf_bytes.describe(info.name, info.shape, int(info.type), end)
+        end += -(-info.n_elements * (2 if len(info.shape) > 1 else 4) // 32) * 32
+    head.n_tensors = len(f.tensors)
+    path.write_bytes(head.build())
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size + end)
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("liquid")])
+@pytest.mark.parametrize("kind", TYPES[:-3])
+def test_types_of_large_models(name, kind, tmp_path):
+    """Eighty layers, eight experts, falcon: rules that the small models above do not reach."""
+    said = upstream("--dry-run", write_header(tmp_path / "m.gguf", MODELS[name]), kind)
+    theirs = {match[1]: match[3] or match[2] for match in SAID.finditer(said)}
+    plan = quant.plan_file(MODELS[name], quant.file_type(kind))
+    assert {t.name: t.type.name.lower() for t in plan.tensors} == {n: t.lower() for n, t in theirs.items()}
 
 
 def write_imatrix(path: Path, model: Path) -> Path:
