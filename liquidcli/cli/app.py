@@ -20,6 +20,8 @@ from .convert import convert
 from .cp import cp
 from .doctor import doctor
 from .failures import explain
+from .fit import fit
+from .gates import gates_app
 from .list import list_
 from .mistyped import one_dash_word
 from .perplexity import perplexity
@@ -67,9 +69,11 @@ app.command()(run)
 app.command()(chat)
 app.command()(convert)
 app.command()(quantize)
+app.add_typer(gates_app, name="gates")
 app.command()(perplexity)
 app.command()(bench)
 app.command()(doctor)
+app.command()(fit)
 app.command()(cp)
 app.command()(rm)
 app.command()(prune)

@@ -1,0 +1,201 @@
+"""`liquid gates train|apply|show`: make gate packs, join them to a base, look at them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from ..ui.console import is_terminal, out
+from .options import Json, Quiet, option
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+gates_app = typer.Typer(
+    name="gates", help="Make a model adaptive: train, apply and inspect depth gates.", no_args_is_help=True,
+    rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+Base = Annotated[Path, typer.Argument(metavar="BASE", show_default=False, help="A GGUF, or a checkpoint folder.")]
+BaseFile = Annotated[Path, typer.Argument(metavar="BASE.gguf", show_default=False, help="The plain model.")]
+PackFile = Annotated[Path, typer.Argument(metavar="GATES.gguf", show_default=False, help="The gate pack.")]
+AnyFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A gate pack or a liquid model.")]
+Output = option(Path, "-o", "--output", metavar="FILE", help="Where to write.")
+Data = option(
+    list[str] | None, "--data", metavar="self:N|FILE[:spaced][:chat][:lines=N][:share=X]",
+    help="Text to train on, repeatable: N tokens of the base's own answers, or a file.",
+)  # fmt: skip
+Valid = option(list[str] | None, "--valid", metavar="FILE", help="Held-out text to choose the threshold on; repeatable.")
+Target = option(str | None, "--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
+Layers = option(str | None, "--layers", metavar="A-B[,C...]", help="Layers that may get a gate.")
+NGates = option(int | None, "--n-gates", metavar="N", min=1, help="How many of them get one.")
+AdapterSize = option(int | None, "--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32.")
+Kv = option(str | None, "--kv", metavar="project|drop", help="What skipped layers do about K and V.")
+Span = option(int | None, "--span", metavar="N", help="Layers under one gate.")
+Scope = option(str | None, "--scope", metavar="layer|attn|ffn", help="What one gate switches.")
+Rank = option(int | None, "--rank", metavar="R", help="Rank of low-rank updates of the base; 0: none.")
+AlwaysRun = option(int | None, "--always-run-tokens", metavar="N", help="First positions that run every layer.")
+Harvest = option(int | None, "--harvest-tokens", metavar="N", help="Tokens of the first stage.")
+Tune = option(int | None, "--tune-tokens", metavar="N", help="Tokens of the end-to-end stage.")
+Epochs = option(int | None, "--epochs", metavar="N", help="Passes over what the first stage kept.")
+Lr = option(float | None, "--lr", metavar="X", help="Learning rate of the end-to-end stage.")
+GateLr = option(float | None, "--gate-lr", metavar="X", help="The gates' in that stage; 0: only adapters are trained.")
+Seed = option(int | None, "-s", "--seed", metavar="N", help="Seed of text, sampling and order.")
+Threads = option(int | None, "-t", "--threads", metavar="N", min=1, help="Threads to use.")
+State = option(Path | None, "--state", metavar="DIR", help="Folder of the run's state. Default: beside the pack.")
+Resume = option(bool, "--resume", help="Go on with the run in the state folder.")
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """`8-11,25` as numbers."""
+    if text is None:
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--layers {text}: a list like 8-20 or 5,7,9-12 was expected")
+        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(sorted(set(layers)))
+
+
+def parse_share(text: str | None) -> float | None:
+    """`75%` as 0.75; a bare number is refused, as everywhere."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*%", text)
+    if not match:
+        raise UsageError(f"--target {text}: a share like 75% was expected")
+    return float(match[1]) / 100
+
+
+@contextmanager
+def _told(what: str, total: int | None, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal; elsewhere a line with the time left now and then."""
+    import sys
+    import time
+
+    started, told = {}, [0.0]
+
+    def line(done: int, total: int, what: str) -> None:
+        stage, now = what.split(",")[0], time.monotonic()
+        first_done, first_time = started.setdefault(stage, (done, now))
+        if now - told[0] < _SECONDS_BETWEEN_LINES and done < total:
+            return
+        told[0] = now
+        pace = (now - first_time) / (done - first_done) if done > first_done else None
+        left = f", {_minutes(pace * (total - done))} left" if pace and done < total else ""
+        out.talk(f"{what}: {done}/{total}{left}")
+
+    if unit == "steps" and not is_terminal(sys.stderr):
+        yield line
+        return
+    with out.progress(what, total, unit=unit) as bar:
+        yield lambda done, total, what: bar.update(done, total, what)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+@gates_app.command()
+def train(
+    base: Base, output: Output, data: Data = None, valid: Valid = None, target: Target = None, layers: Layers = None,
+    n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
+    rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
+    tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
+    state: State = None, resume: Resume = False, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train gates and adapters for BASE and write them as a pack.
+
+    The run keeps its state in a folder beside the pack: stop it with Ctrl-C, go on with --resume.
+    """
+    out.configure(json=json, quiet=quiet)
+    _need_torch()
+    from ..gates.train import Options
+    from ..gates.train import train as run
+
+    given = {
+        "data": tuple(data) if data else None, "valid": tuple(valid) if valid else None, "target": parse_share(target),
+        "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
+        "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
+        "epochs": epochs, "tune_tokens": tune_tokens, "lr": lr, "gate_lr": gate_lr, "seed": seed, "threads": threads,
+    }  # fmt: skip
+    options = Options(**{name: value for name, value in given.items() if value is not None})
+    with _told("training", None, "steps") as progress:
+        report = run(base, output, options, state=state, resume=resume, progress=progress)
+    if json:
+        out.json({"output": str(output), **report})
+        return
+    score = report["held_out"]
+    out.fields([
+        ("pack", output), ("gates", ", ".join(map(str, report["gates"]))),
+        ("executed", f"{score['executed_fraction']:.1%} of the layers, on held-out text"),
+        ("perplexity", f"{score['ppl']:.3f}, full depth {score['ppl_full']:.3f} ({score['ppl_ratio'] - 1:+.1%})"),
+        ("report", f"{output}.json"),
+    ])  # fmt: skip
+
+
+def _need_torch() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("training needs PyTorch, which is not installed", hint='pip install "liquid-depth[train]"')
+
+
+@gates_app.command()
+def apply(base: BaseFile, pack: PackFile, output: Output, json: Json = False, quiet: Quiet = False) -> None:
+    """Write the liquid model of a base and its gate pack."""
+    out.configure(json=json, quiet=quiet)
+    from ..gates.apply import apply_pack
+
+    with _told("applying", None, "bytes") as progress:
+        result = apply_pack(base, pack, output, progress)
+    if json:
+        out.json(result)
+        return
+    for name, kind in result["fallbacks"].items():
+        out.talk(f"{name} is {kind}: its rows do not divide into the blocks of the type beside it")
+    out.data(str(output))
+
+
+@gates_app.command()
+def show(file: AnyFile, json: Json = False, quiet: Quiet = False) -> None:
+    """Show the gates of a pack or of a liquid model, layer by layer."""
+    out.configure(json=json, quiet=quiet)
+    from ..gates.show import describe_gates
+
+    info = describe_gates(file)
+    if json:
+        out.json(info.as_json())
+        return
+    depth = info.depth
+    pairs: list[tuple[str, Any]] = [
+        ("file", info.path), ("type", "gate pack" if info.is_pack else "model with gates"), ("name", info.name or "-"),
+        ("gates", f"{len(info.gates)} {depth.gate_kind}, {info.n_layer} layers"), ("threshold", f"{depth.threshold:g}"),
+        ("kv policy", depth.kv_policy), ("always run", f"the first {depth.always_run_tokens} positions"),
+        ("min layers", depth.min_layers),
+    ]  # fmt: skip
+    if info.base:
+        pairs.append(("base", f"{info.base['architecture']}, norms sha256 {info.base['norms_sha256'][:16]}..."))
+    out.fields(pairs)
+    _print_tables(info)
+
+
+def _print_tables(info: Any) -> None:
+    rows = [
+        (g.layer, g.span, g.scope, "exit" if g.is_exit else g.kind, "-" if g.bias is None else f"{g.bias:+.3f}",
+         f"{g.adapter_size} {g.adapter_type}" if g.adapter_size else "-")
+        for g in info.gates
+    ]  # fmt: skip
+    out.data("")
+    out.table((">layer", ">span", "scope", "kind", ">bias", "adapter"), rows)
+    pairs = zip(info.depth.calibration_threshold, info.depth.calibration_executed_fraction, strict=True)
+    if info.depth.calibration_threshold:
+        out.data("")
+        out.table((">threshold", ">layers run"), [(f"{tau:.3f}", f"{share:.1%}") for tau, share in pairs])
