@@ -106,7 +106,7 @@ def known_names() -> list[str]:
     """Every name a command accepts without the network."""
     from .default_model import ALIAS
 
-    return [ALIAS, *sorted(aliases()), *(model.name for model in stored_models())]
+    return list(dict.fromkeys([ALIAS, *sorted(aliases()), *(model.name for model in stored_models())]))
 
 
 def _hub_models() -> Iterator[StoredModel]:

@@ -1,0 +1,60 @@
+"""`liquid fit`: does a model with its context fit in this machine's memory?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from ..errors import MemoryFitError
+from ..ui.console import out
+from .options import CtxSize, Gates, Json, Quiet, Ref, TypeK, TypeV, UBatchSize
+
+
+def fit(
+    ref: Ref = None,
+    n_ctx: CtxSize = 0,
+    n_ubatch: UBatchSize = 512,
+    type_k: TypeK = "f16",
+    type_v: TypeV = "f16",
+    gates: Gates = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate the memory a stored model needs.
+
+    Exit code 5 if it does not fit. -c 0 means the context a chat would get.
+    """
+    from ..gguf_file import open_gguf
+    from ..hub.resolve import resolve_model
+    from ..runtime.fit import estimate
+
+    out.configure(json=json, quiet=quiet)
+    model = resolve_model(ref, gates=gates, offline=True)
+    with open_gguf(model.path) as f:
+        result = {"model": str(model.path), **estimate(f, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v)}
+    if json:
+        out.json(result)
+    elif not quiet:
+        _print(result)
+    if not result["fits"]:
+        raise typer.Exit(MemoryFitError.exit_code)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from ..ui.tables import size_text
+
+    available, most = result["available_bytes"], result["n_ctx_max"]
+    out.fields(
+        [
+            ("model", result["model"]),
+            ("context", f"{result['n_ctx']} tokens (-c N), {result['type_k']}/{result['type_v']} cache (-ctk, -ctv)"),
+            ("weights", size_text(result["weights_bytes"])),
+            ("cache", size_text(result["kv_bytes"])),
+            ("computing", size_text(result["compute_bytes"])),
+            ("together", size_text(result["total_bytes"])),
+            ("available", "unknown" if available is None else size_text(available)),
+            ("fits", "yes" if result["fits"] else "no"),
+            ("most context", "unknown" if most is None else f"{most} tokens"),
+        ]
+    )

@@ -1,0 +1,50 @@
+"""How much memory a model with a context needs, and the longest context that fits.
+
+An estimate from a file's metadata; loads nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..gguf_file import GGUFFile, check_loadable
+from .info import DEFAULT_CTX, trained_context
+from .machine import available_bytes, memory_need
+
+
+def estimate(
+    f: GGUFFile, *, n_ctx: int = 0, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16"
+) -> dict[str, Any]:
+    """Bytes by purpose, whether they fit, and `n_ctx_max`, up to the context the model was trained for."""
+    check_loadable(f, need_tokenizer=False)
+    trained, available = trained_context(f.metadata), available_bytes()
+    n_ctx = n_ctx or min(trained, DEFAULT_CTX)
+
+    def need(tokens: int):
+        return memory_need(f.metadata, f.size_bytes, n_ctx=tokens, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v)
+
+    def fits(tokens: int) -> bool:
+        return available is None or need(tokens).total_bytes <= available
+
+    wanted = need(n_ctx)
+    return {
+        "n_ctx": n_ctx,
+        "type_k": type_k,
+        "type_v": type_v,
+        "weights_bytes": wanted.weights_bytes,
+        "kv_bytes": wanted.kv_bytes,
+        "compute_bytes": wanted.compute_bytes,
+        "total_bytes": wanted.total_bytes,
+        "available_bytes": available,
+        "fits": fits(n_ctx),
+        "n_ctx_max": None if available is None else _largest(fits, trained),
+    }
+
+
+def _largest(fits: Any, limit: int) -> int:
+    """The largest number up to `limit` that fits; every smaller one fits too."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
