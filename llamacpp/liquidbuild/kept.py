@@ -22,7 +22,8 @@ from .pin import HOME, Pin
 
 COMPILER_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 NOT_IN_WHEEL = ("kept", "worktree")  # modules that have no say in what a wheel holds
-ORACLE_TARGETS = ("llama-perplexity", "llama-quantize")
+ORACLE_TARGETS = ("llama-perplexity", "llama-quantize", "llama-imatrix")
+ORACLE_SCRIPTS = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
 ORACLE_OFF = ("LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER",
               "LLAMA_BUILD_APP")
 
@@ -70,9 +71,9 @@ def _wheel_folder(pin: Pin) -> Path:
 
 
 def oracle(pin: Pin) -> Path:
-    """A folder with the unpatched shared libraries and upstream's tools, from the same archive with the same flags."""
+    """A folder with the unpatched libraries, upstream's tools and its converter: same archive, same flags."""
     settings = (HOME / "liquid.cmake").read_bytes()
-    folder = archive.cache_home() / "oracle" / f"{pin.sha256[:12]}-{key(settings, *ORACLE_TARGETS)}"
+    folder = archive.cache_home() / "oracle" / f"{pin.sha256[:12]}-{key(settings, *ORACLE_TARGETS, *ORACLE_SCRIPTS)}"
     if not folder.is_dir():
         print(f"compiling the unpatched {pin.archive} and its tools: some minutes, once", file=sys.stderr, flush=True)
         _keep(folder, lambda part: _compile_oracle(pin, part))
@@ -95,6 +96,9 @@ def _compile_oracle(pin: Pin, part: Path) -> None:
               *shlex.split(os.environ.get("CMAKE_ARGS", ""))])
         _run([_tool("cmake"), "--build", str(build), "--target", *ORACLE_TARGETS])
         shutil.copytree(build / "bin", part, symlinks=True, dirs_exist_ok=True)
+        for name in ORACLE_SCRIPTS:
+            path = source / name
+            shutil.copytree(path, part / name) if path.is_dir() else shutil.copy(path, part)
 
 
 def _tool(name: str) -> str:

@@ -20,6 +20,12 @@ def test_the_version_is_the_one_the_project_asks_for() -> None:
     assert pin.read_pin().full_version == "0.3.36+liquid.1"
 
 
+def test_the_loader_expects_the_pinned_archive() -> None:
+    from liquidcli.llama.library import PIN
+
+    assert pin.read_pin().sha256.startswith(PIN) and len(PIN) == 12
+
+
 def test_every_patch_is_in_the_series_and_touches_upstream_files_only() -> None:
     ours = set(series.sources(LLAMACPP / "src"))
     assert [patch.name for patch in PATCHES] == sorted(path.name for path in (LLAMACPP / "patches").glob("*.patch"))
