@@ -319,6 +319,14 @@ void liquid_state_read(const liquid_depth * depth, const llama_cparams & cparams
     require(found.n_ctx == want.n_ctx, "context size");
 }
 
+// A shift rotates every key of the cache once more. YaRN's magnitude is in them already, so what ggml multiplies by is undone.
+float liquid_shift_attn_factor(const llama_cparams & cparams, float freq_scale) {
+    if (!cparams.liquid || !cparams.liquid->model) {
+        return cparams.yarn_attn_factor;
+    }
+    return cparams.yarn_ext_factor == 0.0f ? 1.0f : 1.0f/(1.0f + 0.1f*logf(1.0f/freq_scale));
+}
+
 //
 // C API
 //

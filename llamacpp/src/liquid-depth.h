@@ -62,6 +62,9 @@ void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, c
 void liquid_state_write  (const liquid_depth * depth, const llama_cparams & cparams, llama_io_write_i & io);
 void liquid_state_read   (const liquid_depth * depth, const llama_cparams & cparams, llama_io_read_i & io); // throws std::runtime_error
 
+// called in llama-kv-cache.cpp: the magnitude by which moving a cached key multiplies it
+float liquid_shift_attn_factor(const llama_cparams & cparams, float freq_scale);
+
 // One gate of a graph. Flags form: `out` is {w, run, c_run, c_skip} of the one token and the node lists are switched by it.
 // Dense form: w and run are [1, n_tokens].
 struct liquid_gate_node {
