@@ -110,5 +110,8 @@ def execute(args: list[str]) -> int:
 
             traceback.print_exc()
         failure = explain(error)
-        out.error(failure)
+        if failure.message.startswith("Usage: "):
+            out.data(failure.message)
+        else:
+            out.error(failure)
         return failure.exit_code

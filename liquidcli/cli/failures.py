@@ -47,6 +47,8 @@ def explain(error: BaseException) -> LiquidError:
 
 def _usage(error: typer.TyperException) -> LiquidError:
     words = error.format_message().rstrip(".")
+    if words.startswith("Usage: "):  # a group without a command: its help
+        return UsageError(words)
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "liquid"
     failure = UsageError(words[:1].lower() + words[1:], hint=f"{path} --help")

@@ -70,6 +70,12 @@ def test_usage_errors_exit_2(line: list[str], words: str, capsys) -> None:
         assert shown.out == "" and shown.err.startswith("error: ") and words in shown.err and "--help" in shown.err
 
 
+def test_a_group_without_a_command_shows_its_help(capsys) -> None:
+    assert app.execute(["gates"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Usage: liquid gates") and "apply" in shown.out and shown.err == ""
+
+
 @pytest.fixture
 def command() -> object:
     sample = typer.Typer()
