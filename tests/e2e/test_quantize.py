@@ -1,0 +1,114 @@
+"""`liquid quantize` as a user types it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from liquidcli.gguf_file import open_gguf
+from tests.command import Liquid, failed
+from tests.quant_models import Shape, make
+
+
+@pytest.fixture
+def liquid(tmp_path: Path) -> Liquid:
+    return Liquid(tmp_path, {"HF_HUB_OFFLINE": "1"})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make(Shape(n_layer=2)).write(tmp_path / "noise-f16.gguf")
+
+
+def test_in_and_type(liquid, model):
+    result = liquid("quantize", model, "q4_k_m")
+    made = model.with_name("noise-Q4_K_M.gguf")
+    assert (result.returncode, result.stdout) == (0, f"{made}\n")
+    assert "bits per weight" in result.stderr
+    with open_gguf(made) as f:
+        assert f.metadata["general.file_type"] == 15
+
+
+def test_in_out_type_and_threads_as_json(liquid, model, tmp_path):
+    told = json.loads(liquid("quantize", model, tmp_path / "out.gguf", 7, 2, "--json").stdout)
+    content = (tmp_path / "out.gguf").read_bytes()
+    assert told["sha256"] == hashlib.sha256(content).hexdigest() and told["size_bytes"] == len(content)
+    assert told["input"] == str(model) and told["output"] == str(tmp_path / "out.gguf") and told["seconds"] >= 0
+    assert {"name", "shape", "type", "source_type", "size_bytes", "reason"} <= set(told["tensors"][0])
+
+
+def test_dry_run_writes_nothing(liquid, model, tmp_path):
+    result = liquid("quantize", model, "Q4_K_M", "--dry-run")
+    assert "blk.*.ffn_norm     F32" in result.stdout and "would have" in result.stderr
+    told = json.loads(liquid("quantize", model, "Q4_K_M", "--dry-run", "--json").stdout)
+    assert told["sha256"] is None and sorted(p.name for p in tmp_path.glob("*.gguf")) == ["noise-f16.gguf"]
+    liquid("quantize", model, "Q4_K_M")
+    assert model.with_name("noise-Q4_K_M.gguf").stat().st_size == told["size_bytes"]
+
+
+def test_sizes_of_every_type(liquid, model):
+    told = json.loads(liquid("quantize", model, "--all", "--dry-run", "--json").stdout)
+    assert len(told) == 12 and told[0]["size_bytes"] < told[-1]["size_bytes"]
+    lines = liquid("quantize", model, "--all", "--dry-run").stdout.splitlines()
+    assert lines[0].split() == ["TYPE", "SIZE", "BITS/WEIGHT", "USE"] and len(lines) == 13
+    failed(liquid("quantize", model, "--all"), 2, "--dry-run")
+
+
+def test_the_largest_that_fits(liquid, model):
+    told = json.loads(liquid("quantize", model, "--all", "--dry-run", "--json").stdout)
+    sizes = {plan["type"]: plan["size_bytes"] for plan in told}
+    result = liquid("quantize", model, "--fit", sizes["Q6_K"] + 10, "--json")
+    assert json.loads(result.stdout)["type"] == "Q6_K"
+    failed(liquid("quantize", model, "--fit", "1K"), 5, "the smallest type")
+    failed(liquid("quantize", model, "Q4_0", "--fit", "1G"), 2, "is a type")
+
+
+def test_overrides(liquid, model, tmp_path):
+    words = ["--tensor-type", "attn_v=q8_0", "--tensor-type", "ffn=f16", "--output-tensor-type", "q5_0"]
+    told = json.loads(liquid("quantize", model, tmp_path / "o.gguf", "Q4_0", *words, "--json").stdout)
+    types = {t["name"]: t["type"] for t in told["tensors"]}
+    assert types["blk.0.attn_v.weight"] == "Q8_0" and types["blk.1.ffn_up.weight"] == "F16"
+    assert types["output.weight"] == "Q5_0" and types["blk.0.attn_q.weight"] == "Q4_0"
+
+
+def test_quiet_says_only_the_path(liquid, model):
+    result = liquid("quantize", model, "Q4_0", "--quiet")
+    assert result.stderr == "" and result.stdout.endswith("noise-Q4_0.gguf\n")
+
+
+def test_wrong_words(liquid, model, tmp_path):
+    failed(liquid("quantize", model), 2, "a type was expected")
+    failed(liquid("quantize", model, "q99"), 2, "a type was expected after q99", "Q4_K_M")
+    failed(liquid("quantize", model, tmp_path / "o.gguf", "q99"), 2, "no quantization type")
+    failed(liquid("quantize", "-q", "Q4_0", model), 2, "-q is not used here", "liquid quantize IN")
+    failed(liquid("quantize", model, model, "Q4_0"), 2, "is the input itself")
+    failed(liquid("quantize", model, "Q4_0", "many"), 2, "no number of threads")
+    failed(liquid("quantize", tmp_path / "none.gguf", "Q4_0"), 3)
+    failed(liquid("quantize", tmp_path, "Q4_0"), 2, "is a folder")
+
+
+def test_broken_input(liquid, model, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes()[:-100])
+    failed(liquid("quantize", cut, "Q4_0"), 6, "is truncated")
+    cut.write_text("not a model, far from it")
+    failed(liquid("quantize", cut, "Q4_0"), 6, "is no GGUF file")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["cut.gguf", "noise-f16.gguf"]
+
+
+def test_interrupt(liquid, tmp_path):
+    model = make(Shape(n_layer=24, n_ff=1024), seed=None).write(tmp_path / "big-f16.gguf")
+    process = liquid.start("quantize", model, "Q4_K_M", 1)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("*.part")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, ""), errors
+    assert "Traceback" not in errors
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["big-f16.gguf"]
