@@ -78,18 +78,16 @@ def steps(node: Any, children: str) -> list[Step]:
 
 
 def _step(node: dict[str, Any]) -> Step:
-    kind = node["type"]
-    if kind == "ByteLevel":
-        return (kind, node.get("add_prefix_space", True), node.get("use_regex", True))
-    if kind == "Digits":
-        return (kind, node.get("individual_digits", False))
-    if kind in ("Split", "Replace"):
-        pattern = node.get("pattern")
-        text = next(iter(pattern.values()), None) if isinstance(pattern, dict) else None
-        rest = (node.get("behavior"), node.get("invert", False)) if kind == "Split" else (node.get("content"),)
-        return (kind, *(str(part) if isinstance(part, (dict, list)) else part for part in (text, *rest)))
-    rest = (f"{key}={value!r}" for key, value in sorted(node.items()) if key != "type")
-    return (kind, *rest)
+    kind, pattern = node["type"], node.get("pattern")
+    text = next(iter(pattern.values()), None) if isinstance(pattern, dict) else None
+    settings = {
+        "ByteLevel": (node.get("add_prefix_space", True), node.get("use_regex", True)),
+        "Digits": (node.get("individual_digits", False),),
+        "Split": (text, node.get("behavior"), node.get("invert", False)),
+        "Replace": (text, node.get("content")),
+    }
+    found = settings.get(kind) or tuple(f"{key}={value!r}" for key, value in sorted(node.items()) if key != "type")
+    return (kind, *(str(part) if isinstance(part, (dict, list)) else part for part in found))
 
 
 def _show(seen: tuple[Step, ...]) -> str:
