@@ -4,8 +4,8 @@
     python benchmarks/prompts.py                # the default model
     python benchmarks/prompts.py -m model.gguf --depth full --answers answers.txt
 
-Prints the mean executed_fraction over the prompts (prompt and answer tokens alike), and per gate the mean, the spread and
-the share of runs of w. A gate that skips while its w never varies would be a constant in disguise: it is named.
+Prints the mean executed_fraction over the prompts (prompt and answer tokens alike), and per gate the mean, the spread
+and the share of runs of w. A gate that skips while its w never varies would be a constant in disguise: it is named.
 """
 
 from __future__ import annotations
