@@ -1,0 +1,133 @@
+"""Training text as rows of token ids: where it comes from, in what shares, in an order fixed by a seed.
+
+A source is `self:N` (N tokens of the base's own answers) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file holds
+`question` and `answer`, or `tokens`. `spaced` sets blanks around punctuation, as tokenised corpora do. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import NotFoundError, UsageError
+from .vocab import Vocabulary
+
+HELD_OUT_EVERY = 10
+_PUNCTUATION = re.compile(r"\s*([.,;:!?()\"]|'s\b)\s*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One `--data` argument, parsed."""
+
+    path: Path | None
+    n_tokens: int = 0
+    spaced: bool = False
+    chat: bool = False
+    lines: int | None = None
+    share: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        head, *options = text.split(":")
+        if head == "self":
+            if not options or not options[0].isdigit():
+                raise UsageError(f"--data {text}: a token count was expected, for example self:150000")
+            share = next((float(o[6:]) for o in options[1:] if o.startswith("share=")), 1.0)
+            return cls(None, n_tokens=int(options[0]), share=share)
+        if not Path(head).is_file():
+            raise NotFoundError(f"--data {text}: there is no file {head}")
+        fields: dict = {}
+        for option in options:
+            name, _, value = option.partition("=")
+            readers = {"spaced": lambda v: True, "chat": lambda v: True, "lines": int, "share": float}
+            if name not in readers:
+                raise UsageError(f"--data {text}: {option!r} is none of spaced, chat, lines=N, share=X")
+            fields[name] = readers[name](value)
+        return cls(Path(head), **fields)
+
+
+def spaced(text: str) -> str:
+    """Blanks around punctuation: `Yes, sir.` becomes `Yes , sir . `."""
+    text = _PUNCTUATION.sub(lambda m: f" {m[1]} ", text)
+    return re.sub(r"(\w)-(\w)", r"\1 @-@ \2", text)
+
+
+def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[list[int]]:
+    for line in source.path.read_text().splitlines()[: source.lines]:
+        record = json.loads(line)
+        if "tokens" in record:
+            yield record["tokens"]
+        elif source.chat:
+            yield vocab.tokenize(vocab.chat(record["question"], record["answer"] + "<|im_end|>\n"), special=True)
+        else:
+            yield vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n")
+
+
+def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[list[int]]:
+    """The records of `selftext`: every tenth is held out; half of the articles are given the spaced style."""
+    rows = []
+    for i, line in enumerate(path.read_text().splitlines()):
+        if (i % HELD_OUT_EVERY == 0) != held_out:
+            continue
+        record = json.loads(line)
+        if record["kind"] == "article" and i % 2:
+            rows.append(vocab.tokenize(spaced(vocab.text(record["tokens"]))))
+        else:
+            rows.append(record["tokens"])
+    return rows
+
+
+def documents(source: Source, vocab: Vocabulary, own: Path) -> list[list[int]]:
+    """All token lists of one source."""
+    if source.path is None:
+        return own_answers(own, vocab, held_out=False)
+    if source.path.suffix == ".jsonl":
+        return list(_json_documents(source, vocab))
+    text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
+    text = re.sub(r"\s*\n\s*", " \n ", text) if source.spaced else text
+    return [vocab.tokenize(spaced(text) if source.spaced else text)]
+
+
+class Rows:
+    """An endless, seeded stream of rows of `n_ctx` tokens; documents of one source are packed until a row is full."""
+
+    def __init__(self, sources: list[Source], vocab: Vocabulary, own: Path, n_ctx: int, seed: int) -> None:
+        self.n_ctx, self.rng = n_ctx, random.Random(seed)
+        self.shares = [source.share for source in sources]
+        self.documents = [documents(source, vocab, own) for source in sources]
+        for source, found in zip(sources, self.documents, strict=True):
+            if not any(found):
+                raise UsageError(f"{source.path or 'self'} holds no text to train on")
+        self.streams = [self._stream(found) for found in self.documents]
+        self.n_rows = 0
+
+    def _stream(self, found: list[list[int]]) -> Iterator[list[int]]:
+        if len(found) == 1:
+            text = found[0]
+            starts = list(range(0, max(1, len(text) - self.n_ctx), self.n_ctx))
+            while True:
+                self.rng.shuffle(starts)
+                yield from ((text * (1 + self.n_ctx // len(text)))[s : s + self.n_ctx] for s in starts)
+        order, row = list(range(len(found))), []
+        while True:
+            self.rng.shuffle(order)
+            for i in order:
+                row = row + found[i]
+                if len(row) >= self.n_ctx:
+                    yield row[: self.n_ctx]
+                    row = []
+
+    def take(self, n: int) -> list[list[int]]:
+        """The next `n` rows."""
+        self.n_rows += n
+        return [next(self.rng.choices(self.streams, self.shares)[0]) for _ in range(n)]
+
+    def skip(self, n_rows: int) -> None:
+        """Advance to where a stopped run was."""
+        while self.n_rows < n_rows:
+            self.take(1)

@@ -1,0 +1,231 @@
+"""The trainer's parts: its forward pass against the reference, its losses against autograd, its fits against planted truth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from liquidcli.errors import NotFoundError, UsageError
+from liquidcli.gates import local, losses
+from liquidcli.gates.data import Rows, Source, spaced
+from liquidcli.gates.judge import Judge, threshold_for
+from liquidcli.gates.network import Gates, HardStep, Network, load_base
+from liquidcli.gates.pack import read_pack
+from liquidcli.gates.train import Options, train
+from liquidcli.gates.vocab import Vocabulary
+from tests.gate_packs import write_base
+from tests.gguf_bytes import FLOAT32, STRING, UINT32, GGUFBytes, Tensor
+from tests.tiny import make_model, random_tokens
+from tests.tiny_gguf import metadata, tensors
+
+ALWAYS = 3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A reference model with gates, and its plain base as a llama GGUF."""
+    spans = [0, 1, 1, 0, 1, 0]
+    depth = {"gate_kind": "linear", "gate_span": spans, "gate_bias": True, "adapter_size": 32, "always_run_tokens": ALWAYS}
+    model = make_model({"depth": depth, "rope_layout": "norm", "rope_theta": 5000.0})
+    g = GGUFBytes({"general.architecture": (STRING, "llama")})
+    for key, value in metadata(model.config).items():
+        if key.split(".")[0] not in ("depth", "rope") and "attention.window" not in key and "qk_norm" not in key:
+            g.keys[f"llama.{key}"] = (FLOAT32 if isinstance(value, float) else UINT32, value)
+    g.keys["llama.rope.freq_base"] = (FLOAT32, 5000.0)
+    for name, array in tensors(model).items():
+        if ".depth_" not in name:
+            g.tensors[name] = Tensor(array.shape[::-1], array.astype("<f4").tobytes())
+    return model, g.write(tmp_path_factory.mktemp("tiny") / "base.gguf")
+
+
+def gates_of(model) -> Gates:
+    layers = list(model.config.gate_layers)
+    gates = Gates(layers, model.config.hidden_size, model.config.depth.adapter_size)
+    with torch.no_grad():
+        for i, layer in enumerate(model.model.layers[j] for j in layers):
+            gates.weight[i], gates.bias[i] = layer.depth_gate.head.weight[0], layer.depth_gate.head.bias[0]
+            adapter = layer.depth_adapter
+            gates.skip_gate[i], gates.skip_up[i] = adapter.gate_proj.weight.T, adapter.up_proj.weight.T
+            gates.skip_down[i] = adapter.down_proj.weight.T
+    return gates
+
+
+def test_the_forward_pass_is_the_references(tiny):
+    model, path = tiny
+    network = Network(load_base(path), ALWAYS, n_ctx=48)
+    tokens = random_tokens(model.config, 4, 48, seed=5)
+    with torch.no_grad():
+        expected = model(tokens, depth="auto")
+        hidden, trace = network.gated(network.lower(tokens, 1), 1, gates_of(model))
+        full = network.final(network.full(network.lower(tokens, 2), 2))
+        torch.testing.assert_close(full, model(tokens, depth="full").hidden, rtol=1e-4, atol=1e-4)
+    run = torch.stack(trace.run, -1).bool()
+    assert torch.equal(run, expected.trace.run) and 0.2 < run.float().mean() < 0.8 and run[:, :ALWAYS].all()
+    torch.testing.assert_close(network.final(hidden), expected.hidden, rtol=1e-4, atol=1e-4)
+    assert trace.executed(torch.ones(4, 48), 6) == pytest.approx(expected.trace.executed_fraction)
+
+
+def test_gates_that_never_skip_leave_the_base_exactly(tiny):
+    model, path = tiny
+    network, gates = Network(load_base(path), 0, n_ctx=32), gates_of(model)
+    with torch.no_grad():
+        gates.bias.fill_(1e6)
+        h = network.lower(random_tokens(model.config, 2, 32), 1)
+        assert torch.equal(network.gated(h, 1, gates)[0], network.full(h, 1))
+
+
+def test_distillation_has_autograds_gradient_and_none_at_the_teacher():
+    torch.manual_seed(0)
+    student, teacher, head = torch.randn(9, 16, requires_grad=True), torch.randn(9, 16), torch.randn(40, 16)
+    mask = torch.tensor([0, 1, 1, 0, 1, 1, 1, 1, 1.0])
+    p, q = (teacher @ head.T).log_softmax(-1), (student @ head.T).log_softmax(-1)
+    expected = (p.exp() * (p - q)).sum(-1)
+    (expected * mask).sum().div(mask.sum()).backward()
+    kl, grad = losses.distil(student.detach(), teacher, head, mask)
+    torch.testing.assert_close(kl, expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad, student.grad, rtol=1e-4, atol=1e-6)
+    assert losses.distil(teacher, teacher, head, mask)[1].abs().max() < 1e-6
+
+
+def test_sampled_scores_estimate_the_fisher_information():
+    torch.manual_seed(0)
+    state, head = torch.randn(1, 4), torch.randn(7, 4)
+    p = (state @ head.T).softmax(-1)[0]
+    fisher = head.T @ (p.diag() - p[:, None] * p[None, :]) @ head
+    scores = losses.sampled_score(state.expand(20000, 4).contiguous(), head, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(scores.T @ scores / len(scores), fisher, rtol=0.1, atol=0.02)
+    assert scores.mean(0).abs().max() < 0.05
+
+
+def test_a_sampled_cost_is_the_kl_of_a_small_skip():
+    torch.manual_seed(0)
+    state, head, d = torch.randn(1, 6), torch.randn(30, 6), 0.05 * torch.randn(1, 6)
+    kl, _ = losses.distil(state + d, state, head, torch.ones(1))
+    scores = losses.sampled_score(state.expand(40000, 6).contiguous(), head, torch.Generator().manual_seed(2))
+    assert float(local.skip_cost(d, scores).mean()) == pytest.approx(float(kl), rel=0.1)
+
+
+def test_the_hard_step_decides_hard_and_passes_a_gradient():
+    z = torch.tensor([-3.0, -1e-6, 0.0, 1e-6, 3.0], requires_grad=True)
+    run = HardStep.apply(z)
+    run.sum().backward()
+    assert run.tolist() == [0, 0, 0, 1, 1] and (z.grad > 0).all() and z.grad[2] == z.grad.max()
+
+
+def planted(n: int = 3000, seed: int = 0, spread: float = 1.0):
+    """One layer whose change depends on the state, and scores whose size depends on one direction of it."""
+    rng = torch.Generator().manual_seed(seed)
+    state, truth = torch.randn(1, n, 16, generator=rng), torch.randn(16, 16, generator=rng) * 0.3
+    hard = state[..., :1]
+    score = torch.randn(1, n, 16, generator=rng) * torch.exp(spread * hard)
+    norms = {name: torch.ones(1, 1, 16) for name in ("attn_norm", "ffn_norm")}
+    chunk = local.Harvest(state.bfloat16(), (state @ truth).bfloat16(), score.bfloat16())
+    return local.Harvested([chunk], norms, 1e-5), hard[0, :, 0]
+
+
+def test_gates_learn_the_logarithm_of_the_cost():
+    data, hard = planted()
+    gates = Gates([0], 16, 32)
+    local.fit_gates(gates, data, data.cost(None, slice(0, data.n_rows)), steps=400)
+    with torch.no_grad():
+        z = gates.logit(0, data.input("attn_norm", slice(0, data.n_rows)))[0]
+    assert np.corrcoef(z.numpy(), hard.numpy())[0, 1] > 0.9
+    cheap = z < z.quantile(0.3)
+    cost = data.cost(None, slice(0, data.n_rows))[0]
+    assert cost[cheap].mean() < 0.3 * cost.mean()
+
+
+def test_adapters_learn_what_a_layer_adds_on_rows_not_seen():
+    data, _ = planted(spread=0.2)
+    gates, rest = Gates([0], 16, 32, seed=1), slice(2500, data.n_rows)
+    local.fit_adapters(gates, data, slice(0, 2500), epochs=30, lr=2e-2, batch=256)
+    assert data.cost(gates, rest).mean() < 0.3 * data.cost(None, rest).mean()
+
+
+def test_the_threshold_meets_the_share_asked_for(tiny):
+    model, path = tiny
+    network = Network(load_base(path), 0, n_ctx=64)
+    judge = Judge(network, random_tokens(model.config, 6, 64, seed=3), 1)
+    gates = gates_of(model)
+    z = threshold_for(judge, gates, 0.85, tolerance=0.005)
+    assert judge.executed(gates, z) == pytest.approx(0.85, abs=0.006)
+    score = judge.score(gates, z)
+    assert score.executed_fraction == pytest.approx(0.85, abs=0.006) and score.ppl > 0
+    assert judge.score(gates, -1e6).ppl == pytest.approx(score.ppl_full)
+
+
+def write_tokens(path, n: int = 40, length: int = 50, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    path.write_text("\n".join(json.dumps({"tokens": rng.integers(0, 16, length).tolist()}) for _ in range(n)))
+    return path
+
+
+def test_rows_repeat_from_a_seed_and_can_be_resumed(tmp_path):
+    sources = [Source.parse(f"{write_tokens(tmp_path / 'a.jsonl')}:share=0.5"),
+               Source.parse(str(write_tokens(tmp_path / "b.jsonl", seed=1)))]
+    make = lambda seed: Rows(sources, Vocabulary(tmp_path / "none"), tmp_path / "own", 32, seed)  # noqa: E731
+    whole, resumed = make(1), make(1)
+    rows = whole.take(20)
+    resumed.skip(12)
+    assert rows[12:] == resumed.take(8) and rows != make(2).take(20)
+    assert {len(row) for row in rows} == {32}
+
+
+def test_sources_say_what_is_wrong_with_them(tmp_path):
+    path = write_tokens(tmp_path / "a.jsonl")
+    assert Source.parse(f"{path}:spaced:lines=7:share=0.25") == Source(path, spaced=True, lines=7, share=0.25)
+    assert Source.parse("self:5000").n_tokens == 5000
+    for text, kind in ((f"{path}:loud", UsageError), ("self", UsageError), (str(tmp_path / "no.txt"), NotFoundError)):
+        with pytest.raises(kind):
+            Source.parse(text)
+
+
+def test_spaced_text_sets_blanks_around_punctuation():
+    assert spaced("Yes, sir. A well-known man's (old) hat").split() == (
+        "Yes , sir . A well @-@ known man 's ( old ) hat".split()
+    )
+
+
+@pytest.fixture
+def options(tmp_path):
+    data = str(write_tokens(tmp_path / "a.jsonl", n=60))
+    return Options(data=(data,), target=0.8, n_gates=1, adapter_size=32, harvest_tokens=256, epochs=2, tune_tokens=128,
+                   n_ctx=32, threads=1, always_run_tokens=2, layers=(1, 2))
+
+
+def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
+    told = []
+    report = train(write_base(tmp_path / "base.gguf"), tmp_path / "p.gguf", options, progress=lambda *a: told.append(a))
+    pack = read_pack(tmp_path / "p.gguf")
+    assert list(pack.depth.layers) == report["gates"] and len(report["gates"]) == 1
+    assert not pack.depth.ffn_scaled_by_gate and not pack.depth.adapter_scaled_by_gate
+    assert pack.depth.always_run_tokens == 2 and len(pack.depth.calibration_threshold) >= 9
+    assert len(report["curve"]) == 4 and told and json.loads((tmp_path / "p.gguf.json").read_text()) == report
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
+    base = write_base(tmp_path / "base.gguf")
+    train(base, tmp_path / "whole.gguf", options)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if "end to end" in what and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "p.gguf", options, progress=stop)
+    assert not (tmp_path / "p.gguf").exists()
+    with pytest.raises(UsageError, match="earlier run"):
+        train(base, tmp_path / "p.gguf", options)
+    train(base, tmp_path / "p.gguf", options, resume=True)
+    one, two = read_pack(tmp_path / "whole.gguf"), read_pack(tmp_path / "p.gguf")
+    for name in one.tensors:
+        np.testing.assert_allclose(one.tensors[name], two.tensors[name], rtol=1e-3, atol=1e-4)
+
+
+def test_what_this_version_does_not_train_is_said(tmp_path):
+    for wrong in ({"kv": "drop"}, {"span": 2}, {"scope": "ffn"}, {"rank": 4}, {"target": 1.0}, {"adapter_size": 20}):
+        with pytest.raises(UsageError):
+            Options(**wrong).check()
