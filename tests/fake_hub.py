@@ -50,13 +50,15 @@ class FakeHub:
             return None
         return self.repos.get("/".join(parts[:2]), {}).get("/".join(parts[4:]))
 
-    def describe(self, path: str) -> dict | None:
-        """The JSON of `/api/models/owner/name[/revision/REV]`."""
+    def describe(self, path: str) -> dict | list | None:
+        """The JSON of `/api/models/owner/name[/{revision,tree}/REV]`."""
         parts = unquote(path).strip("/").split("/")
         files, revision = self.repos.get("/".join(parts[2:4])), parts[5] if len(parts) > 5 else "main"
         if files is None or revision not in ("main", self.commit):
             return None
         siblings = [_sibling(name, content) for name, content in files.items()]
+        if len(parts) > 5 and parts[4] == "tree":
+            return [_entry(sibling) for sibling in siblings]
         return {"id": "/".join(parts[2:4]), "modelId": "/".join(parts[2:4]), "sha": self.commit, "siblings": siblings}
 
 
@@ -71,6 +73,13 @@ def _sibling(name: str, content: bytes) -> dict:
     entry: dict = {"rfilename": name, "size": len(content), "blobId": etag(name, content)[:40]}
     if len(etag(name, content)) == 64:
         entry["lfs"] = {"sha256": etag(name, content), "size": len(content), "pointerSize": 134}
+    return entry
+
+
+def _entry(sibling: dict) -> dict:
+    entry = {"type": "file", "path": sibling["rfilename"], "size": sibling["size"], "oid": sibling["blobId"]}
+    if "lfs" in sibling:
+        entry["lfs"] = {"oid": sibling["lfs"]["sha256"], "size": sibling["size"], "pointerSize": 134}
     return entry
 
 

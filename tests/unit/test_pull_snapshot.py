@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, scan_cache_dir
 from huggingface_hub.utils import close_session
 
 from liquidcli.errors import IntegrityError, NotFoundError, UsageError
@@ -45,6 +45,14 @@ def test_texts_and_safetensors_and_nothing_that_could_run(hub: FakeHub) -> None:
     assert folder.name == COMMIT and {what for _, _, what in steps} == {*TEXTS, *WEIGHTS}
     hub.asked.clear()
     assert pull_snapshot(f"hf.co/{REPO}") == folder and hub.gets() == []
+
+
+def test_the_hubs_own_tools_accept_what_was_stored(hub: FakeHub) -> None:
+    pull_snapshot(REPO)
+    checked = HfApi().verify_repo_checksums(REPO)
+    assert (checked.checked_count, checked.mismatches, checked.extra_paths) == (len(TEXTS) + len(WEIGHTS), [], [])
+    (repository,) = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    assert repository.repo_id == REPO and [*repository.refs] == ["main"] and repository.nb_files == 6
 
 
 def test_a_revision_and_patterns(hub: FakeHub) -> None:
