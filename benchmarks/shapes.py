@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 Type = GGMLQuantizationType
+_TIED_LOGIT = 6.0  # of a token for itself, were the layers to add nothing: keeps a tied head from deciding everything
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def stored_type(wanted: Type, n_row: int) -> Type:
 def tensors(shape: Shape, body: Type, head: Type, gates: Gates | None = None) -> list[Tensor]:
     """Every tensor of a model, in file order."""
     head = stored_type(head, shape.n_embd)
-    table = [Tensor("token_embd.weight", (shape.n_embd, shape.n_vocab), head, std=0.5)]
+    std = _TIED_LOGIT / shape.n_embd if shape.tied else 1.0
+    table = [Tensor("token_embd.weight", (shape.n_embd, shape.n_vocab), head, std=std)]
     for layer in range(shape.n_layer):
         table += _attention(shape, layer, body) + _feed_forward(shape, layer, body)
         if gates and layer in gates.layers:
