@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ _SAMPLING = (
     "seed",
 )  # fmt: skip
 _MAX_TEXT_BYTES = 1 << 26
+_PATIENCE_SECONDS = 0.7
 
 
 @contextlib.contextmanager
@@ -96,14 +98,29 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     from ..hub.resolve import resolve_model
     from ..runtime.engine import Engine
 
-    with out.progress(ref or "default model", None) as bar:
-        model = resolve_model(ref, gates=words["gates"], offline=words["offline"], progress=bar.update)
+    with _slow_progress(ref or "default model") as progress:
+        model = resolve_model(ref, gates=words["gates"], offline=words["offline"], progress=progress)
     for note in model.notes:
         out.talk(note)
-    with out.progress("loading", 1000, unit="permille") as bar:
-        engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=bar.update)
+    with _slow_progress("loading") as progress:
+        engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=progress)
     with engine:
         yield engine
+
+
+@contextlib.contextmanager
+def _slow_progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that appears only for what takes long enough to wonder about."""
+    started, bars = time.monotonic(), []
+    with contextlib.ExitStack() as stack:
+
+        def update(done: int, total: int | None = None, now: str | None = None) -> None:
+            if not bars and time.monotonic() - started > _PATIENCE_SECONDS:
+                bars.append(stack.enter_context(out.progress(now or what, total)))
+            for bar in bars:
+                bar.update(done, total, now)
+
+        yield update
 
 
 def _text_or_file(text: str | None, path: Path | None, text_flag: str, file_flag: str) -> str | None:

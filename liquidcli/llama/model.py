@@ -28,7 +28,7 @@ class Model:
         *,
         n_gpu_layers: int = -1,
         vocab_only: bool = False,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Callable[[float], None] | None = None,  # told the share that is loaded
     ) -> None:
         self._lib = library.load()
         self.path = path
@@ -47,14 +47,14 @@ class Model:
         self.add_bos: bool = self._lib.llama_vocab_get_add_bos(self.vocab)
         self.can_decode: bool = self._lib.llama_model_has_decoder(self.pointer)
 
-    def _load(self, n_gpu_layers: int, vocab_only: bool, progress: Callable[[int, int, str], None] | None) -> int:
+    def _load(self, n_gpu_layers: int, vocab_only: bool, progress: Callable[[float], None] | None) -> int:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.vocab_only = vocab_only
 
         def step(done: float, _data: object) -> bool:
             if progress:
-                progress(round(done * 1000), 1000, "loading")
+                progress(done)
             return not ctrl_c.pressed
 
         params.progress_callback = callback = self._lib.llama_progress_callback(step)

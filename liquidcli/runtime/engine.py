@@ -72,7 +72,8 @@ class Engine:
             n_threads_batch=n_threads_batch or threads, type_k=type_k, type_v=type_v, flash_attn=flash_attn,
             kv_unified=kv_unified,
         )  # fmt: skip
-        model = Model(Path(path), n_gpu_layers=_gpu_layers(n_gpu_layers), progress=progress)
+        loading = (lambda share: progress(int(share * size_bytes), size_bytes, "loading")) if progress else None
+        model = Model(Path(path), n_gpu_layers=_gpu_layers(n_gpu_layers), progress=loading)
         try:
             context = Context(model, params)
         except BaseException:

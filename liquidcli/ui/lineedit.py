@@ -7,7 +7,8 @@ or commands.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -26,6 +27,8 @@ class Reader(Protocol):
     def read(self) -> str | None: ...
 
     def keep_history(self, keep: bool) -> None: ...
+
+    def session(self) -> AbstractContextManager: ...
 
 
 def is_open(text: str) -> bool:
@@ -66,6 +69,9 @@ class PipeReader:
     def keep_history(self, keep: bool) -> None:
         pass
 
+    def session(self) -> AbstractContextManager:
+        return nullcontext()
+
 
 class TerminalReader:
     """prompt_toolkit: history on disk, completion of commands, bracketed paste, Ctrl-J for a new line."""
@@ -96,6 +102,28 @@ class TerminalReader:
 
     def keep_history(self, keep: bool) -> None:
         self._session.history = self._session.default_buffer.history = self._on_disk if keep else self._in_memory
+
+    def session(self) -> AbstractContextManager:
+        return _typing_ahead()
+
+
+@contextmanager
+def _typing_ahead() -> Iterator[None]:
+    """What is typed during an answer waits unseen, and Enter stays Enter, which the terminal would make a Ctrl-J of."""
+    try:
+        import termios
+    except ImportError:
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    after = termios.tcgetattr(sys.stdin)
+    after[0] &= ~termios.ICRNL
+    after[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, after)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def _key_bindings():

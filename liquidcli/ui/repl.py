@@ -35,18 +35,23 @@ class Repl:
             out.talk("/help lists the commands, /bye leaves")
         if not self.conversation.is_chat:
             out.talk("this model has no chat template: it goes on with your text instead of answering")
+        with self.reader.session():
+            self._loop(first, single_turn)
+
+    def _loop(self, first: str, single_turn: bool) -> None:
         if first:
             self._turn(first)
         while not self.done and not (single_turn and self.n_answers):
             try:
                 text = self.reader.read()
+                if text is None:
+                    return
+                if text:
+                    self._turn(text)
             except KeyboardInterrupt:
+                if not self.reader.interactive:
+                    raise
                 out.talk("to leave: /bye or Ctrl-D")
-                continue
-            if text is None:
-                return
-            if text:
-                self._turn(text)
 
     def _turn(self, text: str) -> None:
         try:
@@ -58,8 +63,6 @@ class Repl:
             raise
         except LiquidError as error:
             out.error(error)
-        except KeyboardInterrupt:
-            out.stream("\n")
 
     def show(self, events: Iterator[Event]) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""

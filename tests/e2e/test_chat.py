@@ -1,0 +1,129 @@
+"""`liquid chat` through pipes and at a terminal: turns, commands, Ctrl-C, history."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import Liquid, failed
+from tests.tiny import make_model
+from tests.tiny_gguf import write_gguf
+
+TEMPLATE = (
+    "{% for m in messages %}<|bos|>{{ m.role }}: {{ m.content }}<|eos|>{% endfor %}"
+    "{% if add_generation_prompt %}<|bos|>assistant: {% endif %}"
+)
+FIXED = ("-t", "1", "--temp", "0", "--ignore-eos", "-n", "6")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "chat.gguf"
+    return write_gguf(make_model("linear"), path, chat_template=TEMPLATE)
+
+
+@pytest.fixture
+def liquid(tmp_path: Path) -> Liquid:
+    return Liquid(tmp_path, {})
+
+
+def test_lines_of_a_pipe_are_turns_and_commands(liquid: Liquid, model: Path) -> None:
+    typed = 'hello\n/set verbose\n"""two\nlines"""\n/depth full\nhello\n/dept\n/depth map\n/bye\nnot read\n'
+    result = liquid("chat", model, *FIXED, stdin=typed)
+    assert result.returncode == 0 and ">>>" not in result.stdout
+    figures = [line for line in result.stderr.splitlines() if line.startswith("[")]
+    assert len(figures) == 2 and "depth auto" in figures[0] and "6.0/6 layers, depth full" in figures[1]
+    assert "did you mean /depth?" in result.stderr
+    assert "tokens 1 to 6 of 6, 100% of the layers ran" in result.stdout
+
+
+def test_one_line_is_one_answer_and_the_end(liquid: Liquid, model: Path) -> None:
+    alone = liquid("chat", "-m", model, *FIXED, stdin="hello")
+    asked = liquid("run", "-m", model, "hello", *FIXED)
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert alone.stdout.strip() == asked.stdout.strip() != ""
+
+
+def test_a_chat_without_input_ends_at_once(liquid: Liquid, model: Path) -> None:
+    result = liquid("chat", model, *FIXED)
+    assert (result.returncode, result.stdout) == (0, "")
+    failed(liquid("chat", model, "-m", model), 2, "both")
+
+
+class Terminal:
+    """`liquid chat` on a terminal of 80 columns; `see` waits for what must appear."""
+
+    def __init__(self, liquid: Liquid, *args: object) -> None:
+        self._main, side = pty.openpty()
+        environment = liquid.environment(TERM="xterm-256color", PROMPT_TOOLKIT_NO_CPR="1")
+        self.process = subprocess.Popen(
+            liquid.command(*args), env=environment, stdin=side, stdout=side, stderr=side, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(side)
+        self.shown = ""
+
+    def type(self, keys: str) -> None:
+        os.write(self._main, keys.encode())
+
+    def see(self, pattern: str) -> str:
+        """Everything up to the first match, which is taken away with what came before it."""
+        deadline = time.monotonic() + 90
+        while not (match := re.search(pattern, self.shown, re.DOTALL)):
+            assert time.monotonic() < deadline, f"{pattern!r} did not appear in {self.shown!r}"
+            if select.select([self._main], [], [], 0.2)[0]:
+                self.shown += os.read(self._main, 65536).decode("utf-8", "replace")
+        before, self.shown = self.shown[: match.end()], self.shown[match.end() :]
+        return before
+
+    def end(self) -> int:
+        code = self.process.wait(60)
+        os.close(self._main)
+        return code
+
+
+def test_at_a_terminal_there_is_a_prompt_an_end_and_a_history(liquid: Liquid, model: Path) -> None:
+    terminal = Terminal(liquid, "chat", model, *FIXED)
+    assert "6 layers, 6 gates, depth auto, context 512" in terminal.see("/bye leaves")
+    terminal.see(">>>")
+    terminal.type("/depth full\r")
+    terminal.see("depth full; the model's own threshold is tau=0.5")
+    terminal.see(">>>")
+    terminal.type("one\x0atwo\r")
+    terminal.see(r"\.\.\.")
+    terminal.type("/stats\r")
+    terminal.see("context +[0-9]+ of 512 tokens")
+    terminal.see(">>>")
+    terminal.type("/unfinished")
+    terminal.see("/unfinished")
+    terminal.type("\x03")
+    terminal.see("to leave: /bye or Ctrl-D")
+    terminal.see(">>>")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    history = (liquid.home / "liquid" / "history").read_text()
+    assert "+/depth full" in history and "+one\n+two" in history
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(liquid: Liquid, model: Path) -> None:
+    options = ("-t", "1", "--temp", "0", "--ignore-eos", "-c", "100000")
+    terminal = Terminal(liquid, "chat", model, *options)
+    terminal.see(">>>")
+    terminal.type("hello\r")
+    terminal.see("hello.*\n.{40}")
+    terminal.type("\x03")
+    terminal.see(r"\(stopped\)")
+    terminal.see(">>>")
+    terminal.type("/stats\r")
+    assert "ended    Ctrl-C" in terminal.see("context +[0-9]+ of 10.... tokens")
+    terminal.type("/exit\r")
+    assert terminal.end() == 0
