@@ -5,12 +5,12 @@ Knows characters and columns. Takes what ran as arrays; does not know why.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 from .stream import sanitize
+from .wrap import columns
 
 _HALVES = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}  # (upper, lower) layer ran
 _PLAIN = {(True, True): "#", (True, False): "'", (False, True): ".", (False, False): " "}
@@ -58,16 +58,16 @@ def _picture(ran: np.ndarray, marks: dict[tuple[bool, bool], str]) -> list[str]:
     return lines
 
 
-def _fitted(piece: str, columns: int) -> str:
+def _fitted(piece: str, room: int) -> str:
     """The text of a token, made visible, in exactly so many columns."""
     text = "".join(
         "␣" if char == " " else "⏎" if char == "\n" else "⇥" if char == "\t" else char for char in sanitize(piece)
     )
     used, kept = 0, []
     for char in text:
-        wide = 2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1
-        if used + wide > columns:
+        wide = columns(char)
+        if used + wide > room:
             break
         used += wide
         kept.append(char)
-    return "".join(kept) + " " * (columns - used)
+    return "".join(kept) + " " * (room - used)

@@ -6,6 +6,7 @@ or commands.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -83,7 +84,8 @@ class TerminalReader:
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-        self._on_disk, self._in_memory = FileHistory(str(history)), InMemoryHistory()
+        self._on_disk = FileHistory(str(history)) if _writable(history) else InMemoryHistory()
+        self._in_memory = InMemoryHistory()
         self._session: PromptSession = PromptSession(
             history=self._on_disk,
             completer=WordCompleter(list(commands), sentence=True),
@@ -105,6 +107,15 @@ class TerminalReader:
 
     def session(self) -> AbstractContextManager:
         return _typing_ahead()
+
+
+def _writable(history: Path) -> bool:
+    """What was typed is nobody else's to read."""
+    try:
+        history.touch(mode=0o600)
+        return os.access(history, os.W_OK)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Knows the conversation, the reader and the console. Commands live in `repl_comma
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 from ..errors import Interrupted, LiquidError
@@ -14,6 +15,8 @@ from . import repl_commands
 from .console import out
 from .figures import answer_line, engine_line
 from .lineedit import Reader
+from .stream import Sanitizer
+from .wrap import WordWrap
 
 _NEARLY_FULL = (0.95, 0.80)
 
@@ -24,6 +27,7 @@ class Repl:
     def __init__(self, conversation: Conversation, reader: Reader, *, verbose: bool = False) -> None:
         self.conversation, self.reader, self.verbose = conversation, reader, verbose
         self.engine = conversation.engine
+        self.wordwrap = reader.interactive
         self.done = False
         self.n_answers = 0
         self._warned = 0.0
@@ -66,10 +70,11 @@ class Repl:
 
     def show(self, events: Iterator[Event]) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
-        for event in events:
-            out.stream(event.text)
         out.end_stream()
-        out.stream("\n")
+        safe, wrap = Sanitizer(), WordWrap(shutil.get_terminal_size().columns if self.wordwrap else 1 << 30)
+        for event in events:
+            out.stream(wrap.feed(safe.feed(event.text)))
+        out.stream(wrap.end() + "\n")
         self.n_answers += 1
         summary = self.conversation.last.summary
         if summary is None:

@@ -42,6 +42,14 @@ def _verbose(on: bool) -> Callable[[Repl], None]:
     return switch
 
 
+def _wordwrap(on: bool) -> Callable[[Repl], None]:
+    def switch(repl: Repl) -> None:
+        repl.wordwrap = on
+        out.talk("lines break between words" if on else "lines break where the terminal breaks them")
+
+    return switch
+
+
 def _history(keep: bool) -> Callable[[Repl], None]:
     def switch(repl: Repl) -> None:
         repl.reader.keep_history(keep)
@@ -52,6 +60,7 @@ def _history(keep: bool) -> Callable[[Repl], None]:
 
 SWITCHES: dict[str, Callable[[Repl], None]] = {
     "verbose": _verbose(True), "quiet": _verbose(False), "history": _history(True), "nohistory": _history(False),
+    "wordwrap": _wordwrap(True), "nowordwrap": _wordwrap(False),
 }  # fmt: skip
 
 PARAMETERS: dict[str, tuple[str, type]] = {  # ollama's and llama.cpp's names: (ours, type)
