@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from liquidcli.reference import LiquidForCausalLM
-from liquidcli.reference.attention import Context
+from liquidcli.reference.attention import Context, attend
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,5 @@ class _Step:
         queries = q[None, :, None].expand(-1, -1, keys.shape[2], -1)
         queries = attn._place(queries, self.context, is_query=True)[:, :, -1:]
         mask = self.context.masks[config.has_window(layer)][-1:]  # [1, T]
-        out = torch.nn.functional.scaled_dot_product_attention(
-            queries, attn._place(keys, self.context, is_query=False), values, attn_mask=mask, enable_gqa=True
-        )
+        out = attend(queries, attn._place(keys, self.context, is_query=False), values, mask)
         return attn.o_proj(out.flatten())

@@ -42,6 +42,12 @@ def visible(config: LiquidConfig, positions: torch.Tensor, *, windowed: bool) ->
     return mask
 
 
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """q [B, n_head, T, head_dim], k and v [B, n_head_kv, S, head_dim], mask [T, S]; K,V heads serve neighbours."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class Context:
     """What all layers share in one forward pass: positions, rotation tables and the two masks."""
 
@@ -71,7 +77,7 @@ class Attention(nn.Module):
         q, k, v = self._project(n)
         q, k = self._place(q, context, is_query=True), self._place(k, context, is_query=False)
         mask = context.masks[self.config.has_window(self.layer)]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)  # [B, n_head, T, head_dim]
+        out = attend(q, k, v, mask)  # [B, n_head, T, head_dim]
         return self.o_proj(out.transpose(1, 2).flatten(2))  # [B, T, hidden]
 
     def _project(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
