@@ -20,7 +20,7 @@ from ..errors import LiquidError
 API_VERSION = 1  # LIQUID_API_VERSION of llamacpp/src/liquid.h
 PIN = "832db0699007"  # sha256 of the archive in llamacpp/UPSTREAM, its first 12 digits: struct layouts depend on it
 _STAMP = re.compile(r"^(?P<pin>[0-9a-f]{12})-[0-9a-f]{12}$")
-_LEVELS = {0: "none", 1: "info", 2: "warn", 3: "error", 4: "debug", 5: "cont"}
+_LEVELS = {0: "none", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "cont"}
 _KEPT_LINES = 60
 
 
