@@ -5,29 +5,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import NotFoundError, UsageError
 from ..ui.console import out
 from .options import Depth, FileOpt, Gates, Json, ModelOpt, Offline, Quiet, option
 
 _LIST = "N[,N...]"
-NPrompt = option(str, "-p", "--n-prompt", metavar=_LIST, help="Tokens of a prompt, timed at once.")
-NGen = option(str, "-n", "--n-gen", metavar=_LIST, help="Tokens generated, one by one.")
-PromptGen = option(list[str] | None, "-pg", metavar="N,N", help="A prompt and then a generation, timed together.")
-NDepth = option(str, "-d", "--n-depth", metavar=_LIST, help="Tokens in the context before the clock starts.")
-Repetitions = option(int, "-r", "--repetitions", metavar="N", min=1, help="Samples per test.")
-Output = option(str, "-o", "--output", metavar="md|json|jsonl|csv", help="Format of the results.")
-Random = option(bool, "--random", help="Feed random tokens to models with gates too, as llama-bench does.")
-BatchSizes = option(str, "-b", "--batch-size", metavar=_LIST, help="Tokens handed to the library at once.")
-UBatchSizes = option(str, "-ub", "--ubatch-size", metavar=_LIST, help="Tokens computed at once.")
-ThreadCounts = option(str | None, "-t", "--threads", metavar=_LIST, help="Threads.")
-GpuLayerCounts = option(
-    str, "-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N|auto|all,...", help="Layers on the GPU."
-)
-TypesK = option(str, "-ctk", "--cache-type-k", metavar="TYPE,...", help="Type of the K cache.")
-TypesV = option(str, "-ctv", "--cache-type-v", metavar="TYPE,...", help="Type of the V cache.")
-FlashAttns = option(str, "-fa", "--flash-attn", metavar="on|off|auto,...", help="Flash attention.")
+NPrompt = Annotated[str, option("-p", "--n-prompt", metavar=_LIST, help="Tokens of a prompt, timed at once.")]
+NGen = Annotated[str, option("-n", "--n-gen", metavar=_LIST, help="Tokens generated, one by one.")]
+PromptGen = Annotated[
+    list[str] | None, option("-pg", metavar="N,N", help="A prompt and then a generation, timed together.")
+]
+NDepth = Annotated[str, option("-d", "--n-depth", metavar=_LIST, help="Tokens in the context before the clock starts.")]
+Repetitions = Annotated[int, option("-r", "--repetitions", metavar="N", min=1, help="Samples per test.")]
+Output = Annotated[str, option("-o", "--output", metavar="md|json|jsonl|csv", help="Format of the results.")]
+Random = Annotated[bool, option("--random", help="Feed random tokens to models with gates too, as llama-bench does.")]
+BatchSizes = Annotated[str, option("-b", "--batch-size", metavar=_LIST, help="Tokens handed to the library at once.")]
+UBatchSizes = Annotated[str, option("-ub", "--ubatch-size", metavar=_LIST, help="Tokens computed at once.")]
+ThreadCounts = Annotated[str | None, option("-t", "--threads", metavar=_LIST, help="Threads.")]
+GpuLayerCounts = Annotated[
+    str, option("-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N|auto|all,...", help="Layers on the GPU.")
+]
+TypesK = Annotated[str, option("-ctk", "--cache-type-k", metavar="TYPE,...", help="Type of the K cache.")]
+TypesV = Annotated[str, option("-ctv", "--cache-type-v", metavar="TYPE,...", help="Type of the V cache.")]
+FlashAttns = Annotated[str, option("-fa", "--flash-attn", metavar="on|off|auto,...", help="Flash attention.")]
 
 
 def bench(

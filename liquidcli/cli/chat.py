@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
 
-SingleTurn = o.option(bool, "-st", "--single-turn", help="End after one answer.")
+SingleTurn = Annotated[bool, o.option("-st", "--single-turn", help="End after one answer.")]
 
 
 def chat(

@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from ..converters import Plan, Result
 
 Source = Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint folder, or owner/name on the hub.")]
-OutFile = option(Path | None, "-o", "--outfile", metavar="OUT", help="The GGUF. Default: SRC-OUTTYPE.gguf beside SRC.")
-OutType = option(
-    str, "--outtype", metavar="f32|f16|bf16|q8_0|auto",
-    help="Type of the matrices; auto: the 16-bit type that the checkpoint has.",
-)  # fmt: skip
-FoldGates = option(
-    bool, "--fold-gates/--no-fold-gates", hidden=True, help="Make one vector of a bottleneck gate's last two matrices."
-)
+OutFile = Annotated[
+    Path | None, option("-o", "--outfile", metavar="OUT", help="The GGUF. Default: SRC-OUTTYPE.gguf beside SRC.")
+]
+OutType = Annotated[
+    str,
+    option(
+        "--outtype",
+        metavar="f32|f16|bf16|q8_0|auto",
+        help="Type of the matrices; auto: the 16-bit type that the checkpoint has.",
+    ),
+]
+FoldGates = Annotated[
+    bool,
+    option(
+        "--fold-gates/--no-fold-gates", hidden=True, help="Make one vector of a bottleneck gate's last two matrices."
+    ),
+]
 
 
 def convert(

@@ -25,30 +25,46 @@ Base = Annotated[Path, typer.Argument(metavar="BASE", show_default=False, help="
 BaseFile = Annotated[Path, typer.Argument(metavar="BASE.gguf", show_default=False, help="The plain model.")]
 PackFile = Annotated[Path, typer.Argument(metavar="GATES.gguf", show_default=False, help="The gate pack.")]
 AnyFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A gate pack or a liquid model.")]
-Output = option(Path, "-o", "--output", metavar="FILE", help="Where to write.")
-Data = option(
-    list[str] | None, "--data", metavar="self:N|FILE[:spaced][:chat][:lines=N][:share=X]",
-    help="Text to train on, repeatable: N tokens of the base's own answers, or a file.",
-)  # fmt: skip
-Valid = option(list[str] | None, "--valid", metavar="FILE", help="Held-out text to choose the threshold on; repeatable.")
-Target = option(str | None, "--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
-Layers = option(str | None, "--layers", metavar="A-B[,C...]", help="Layers that may get a gate.")
-NGates = option(int | None, "--n-gates", metavar="N", min=1, help="How many of them get one.")
-AdapterSize = option(int | None, "--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32.")
-Kv = option(str | None, "--kv", metavar="project|drop", help="What skipped layers do about K and V.")
-Span = option(int | None, "--span", metavar="N", help="Layers under one gate.")
-Scope = option(str | None, "--scope", metavar="layer|attn|ffn", help="What one gate switches.")
-Rank = option(int | None, "--rank", metavar="R", help="Rank of low-rank updates of the base; 0: none.")
-AlwaysRun = option(int | None, "--always-run-tokens", metavar="N", help="First positions that run every layer.")
-Harvest = option(int | None, "--harvest-tokens", metavar="N", help="Tokens of the first stage.")
-Tune = option(int | None, "--tune-tokens", metavar="N", help="Tokens of the end-to-end stage.")
-Epochs = option(int | None, "--epochs", metavar="N", help="Passes over what the first stage kept.")
-Lr = option(float | None, "--lr", metavar="X", help="Learning rate of the end-to-end stage.")
-GateLr = option(float | None, "--gate-lr", metavar="X", help="The gates' in that stage; 0: only adapters are trained.")
-Seed = option(int | None, "-s", "--seed", metavar="N", help="Seed of text, sampling and order.")
-Threads = option(int | None, "-t", "--threads", metavar="N", min=1, help="Threads to use.")
-State = option(Path | None, "--state", metavar="DIR", help="Folder of the run's state. Default: beside the pack.")
-Resume = option(bool, "--resume", help="Go on with the run in the state folder.")
+Output = Annotated[Path, option("-o", "--output", metavar="FILE", help="Where to write.")]
+Data = Annotated[
+    list[str] | None,
+    option(
+        "--data",
+        metavar="self:N|FILE[:spaced][:chat][:lines=N][:share=X]",
+        help="Text to train on, repeatable: N tokens of the base's own answers, or a file.",
+    ),
+]
+Valid = Annotated[
+    list[str] | None, option("--valid", metavar="FILE", help="Held-out text to choose the threshold on; repeatable.")
+]
+Target = Annotated[
+    str | None, option("--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
+]
+Layers = Annotated[str | None, option("--layers", metavar="A-B[,C...]", help="Layers that may get a gate.")]
+NGates = Annotated[int | None, option("--n-gates", metavar="N", min=1, help="How many of them get one.")]
+AdapterSize = Annotated[
+    int | None, option("--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32.")
+]
+Kv = Annotated[str | None, option("--kv", metavar="project|drop", help="What skipped layers do about K and V.")]
+Span = Annotated[int | None, option("--span", metavar="N", help="Layers under one gate.")]
+Scope = Annotated[str | None, option("--scope", metavar="layer|attn|ffn", help="What one gate switches.")]
+Rank = Annotated[int | None, option("--rank", metavar="R", help="Rank of low-rank updates of the base; 0: none.")]
+AlwaysRun = Annotated[
+    int | None, option("--always-run-tokens", metavar="N", help="First positions that run every layer.")
+]
+Harvest = Annotated[int | None, option("--harvest-tokens", metavar="N", help="Tokens of the first stage.")]
+Tune = Annotated[int | None, option("--tune-tokens", metavar="N", help="Tokens of the end-to-end stage.")]
+Epochs = Annotated[int | None, option("--epochs", metavar="N", help="Passes over what the first stage kept.")]
+Lr = Annotated[float | None, option("--lr", metavar="X", help="Learning rate of the end-to-end stage.")]
+GateLr = Annotated[
+    float | None, option("--gate-lr", metavar="X", help="The gates' in that stage; 0: only adapters are trained.")
+]
+Seed = Annotated[int | None, option("-s", "--seed", metavar="N", help="Seed of text, sampling and order.")]
+Threads = Annotated[int | None, option("-t", "--threads", metavar="N", min=1, help="Threads to use.")]
+State = Annotated[
+    Path | None, option("--state", metavar="DIR", help="Folder of the run's state. Default: beside the pack.")
+]
+Resume = Annotated[bool, option("--resume", help="Go on with the run in the state folder.")]
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import NotFoundError, UsageError
 from ..ui.console import out
@@ -30,11 +30,19 @@ from .options import (
 if TYPE_CHECKING:
     from ..runtime.perplexity import Evaluation
 
-Chunks = option(int, "--chunks", metavar="N", min=-1, help="Windows to evaluate at most; -1: all of the text.")
-KlDivergence = option(bool, "--kl-divergence", help="Compare with --base, or else with the model itself at full depth.")
-PplStride = option(int, "--ppl-stride", metavar="N", min=0, help="Score each token once, N at a time; 0: half windows.")
-HellaSwag = option(bool, "--hellaswag", help="The file holds HellaSwag tasks of six lines: score the endings.")
-HellaSwagTasks = option(int, "--hellaswag-tasks", metavar="N", min=1, help="HellaSwag tasks to score.")
+Chunks = Annotated[
+    int, option("--chunks", metavar="N", min=-1, help="Windows to evaluate at most; -1: all of the text.")
+]
+KlDivergence = Annotated[
+    bool, option("--kl-divergence", help="Compare with --base, or else with the model itself at full depth.")
+]
+PplStride = Annotated[
+    int, option("--ppl-stride", metavar="N", min=0, help="Score each token once, N at a time; 0: half windows.")
+]
+HellaSwag = Annotated[
+    bool, option("--hellaswag", help="The file holds HellaSwag tasks of six lines: score the endings.")
+]
+HellaSwagTasks = Annotated[int, option("--hellaswag-tasks", metavar="N", min=1, help="HellaSwag tasks to score.")]
 
 
 def perplexity(

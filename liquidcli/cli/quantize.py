@@ -28,19 +28,28 @@ def _refuse_q(given: bool) -> None:
 
 
 Words = Annotated[list[str], typer.Argument(metavar="IN [OUT] TYPE [NTHREADS]", show_default=False)]
-Imatrix = option(Path | None, "--imatrix", metavar="FILE", help="Importance matrix, as llama-imatrix writes it.")
-TensorType = option(
-    list[str] | None, "--tensor-type", metavar="RE=TYPE", help="This type for tensors whose name matches; repeatable."
-)
-OutputType = option(str | None, "--output-tensor-type", metavar="TYPE", help="This type for output.weight.")
-EmbeddingType = option(str | None, "--token-embedding-type", metavar="TYPE", help="This type for the embeddings.")
-Leave = option(bool, "--leave-output-tensor", help="Leave output.weight as it is.")
-Pure = option(bool, "--pure", help="The same type for every matrix.")
-Requantize = option(bool, "--allow-requantize", help="Quantize again what is quantized already; costs quality.")
-All = option(bool, "--all", help="With --dry-run: the size of every type.")
-Fit = option(str | None, "--fit", metavar="SIZE", help="Instead of a TYPE: the largest whose file fits, like 8G.")
-LongQuiet = option(bool, "--quiet", help="Only results, no talk.")
-RefuseQ = option(bool, "-q", "--quantize", help="", hidden=True, is_eager=True, callback=_refuse_q)
+Imatrix = Annotated[
+    Path | None, option("--imatrix", metavar="FILE", help="Importance matrix, as llama-imatrix writes it.")
+]
+TensorType = Annotated[
+    list[str] | None,
+    option("--tensor-type", metavar="RE=TYPE", help="This type for tensors whose name matches; repeatable."),
+]
+OutputType = Annotated[str | None, option("--output-tensor-type", metavar="TYPE", help="This type for output.weight.")]
+EmbeddingType = Annotated[
+    str | None, option("--token-embedding-type", metavar="TYPE", help="This type for the embeddings.")
+]
+Leave = Annotated[bool, option("--leave-output-tensor", help="Leave output.weight as it is.")]
+Pure = Annotated[bool, option("--pure", help="The same type for every matrix.")]
+Requantize = Annotated[
+    bool, option("--allow-requantize", help="Quantize again what is quantized already; costs quality.")
+]
+All = Annotated[bool, option("--all", help="With --dry-run: the size of every type.")]
+Fit = Annotated[
+    str | None, option("--fit", metavar="SIZE", help="Instead of a TYPE: the largest whose file fits, like 8G.")
+]
+LongQuiet = Annotated[bool, option("--quiet", help="Only results, no talk.")]
+RefuseQ = Annotated[bool, option("-q", "--quantize", help="", hidden=True, is_eager=True, callback=_refuse_q)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..runtime.chat import Conversation
     from ..runtime.events import Event
 
-JsonLines = o.option(bool, "--jsonl", help="Print a JSON object per token, and the result as the last one.")
+JsonLines = Annotated[bool, o.option("--jsonl", help="Print a JSON object per token, and the result as the last one.")]
 
 
 def run(

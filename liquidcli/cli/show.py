@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import NotFoundError
 from ..ui.console import out
 from .options import Json, Quiet, Ref, Verbose, option
 
-GetKey = option(str | None, "--get", metavar="KEY", help="Print the value of this metadata key, whole.")
+GetKey = Annotated[str | None, option("--get", metavar="KEY", help="Print the value of this metadata key, whole.")]
 
 
 def show(
