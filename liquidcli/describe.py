@@ -47,7 +47,7 @@ def file_type(f: GGUFFile) -> str:
     from gguf import LlamaFileType
 
     try:
-        return LlamaFileType(f.metadata.get("general.file_type")).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        return LlamaFileType(f.metadata.get("general.file_type", -1)).name.removeprefix("MOSTLY_").removeprefix("ALL_")
     except ValueError:
         sizes: dict[str, int] = {}
         for tensor in f.tensors.values():

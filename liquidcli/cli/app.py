@@ -5,6 +5,7 @@ Knows which verb lives where and which failure ends with which exit code. Does n
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -85,7 +86,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     args = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     code = execute(args)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -15,7 +15,8 @@ def pull(refs: Refs = None, dry_run: DryRun = False, json: Json = False, quiet: 
     https address of a GGUF file. What was broken off goes on where it stopped.
     """
     out.configure(json=json, quiet=quiet)
-    results = [_planned(ref) if dry_run else _pulled(ref) for ref in refs or [None]]
+    wanted: list[str | None] = [*refs] if refs else [None]
+    results = [_planned(ref) if dry_run else _pulled(ref) for ref in wanted]
     if json:
         out.json(results[0] if len(results) == 1 else results)
     else:

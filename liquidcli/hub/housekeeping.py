@@ -7,6 +7,7 @@ Knows what is garbage: broken-off downloads, versions a newer one replaced, comb
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def prune(found: list[Garbage]) -> int:
     """Delete what `garbage` found; the bytes freed."""
     links = {item.path for item in found if item.path.is_symlink()}
     for item in found:
-        if item.path not in links:
+        if item.path.is_dir():
+            shutil.rmtree(item.path)
+        elif item.path not in links:
             item.path.unlink(missing_ok=True)
     _remove_from_hub(links)
     return sum(item.size_bytes for item in found)
@@ -134,23 +137,27 @@ def _broken_off() -> Iterator[Garbage]:
         *hub_cache().glob("models--*/blobs/*.incomplete"),
         *(liquid_home() / "models").glob(".*.incomplete"),
         *liquid_home().glob("*/.*.part"),
+        *liquid_home().glob(".fetch-*"),
     ]
     for path in parts:
-        stat = path.stat()
-        if time.time() - stat.st_mtime > _STALE_S:
-            yield Garbage(path, stat.st_size, "a download that was never finished")
+        if time.time() - path.stat().st_mtime > _STALE_S:
+            yield Garbage(path, _size_bytes(path), "a download that was never finished")
 
 
 def _replaced() -> Iterator[Garbage]:
     """GGUF files of older snapshots whose repository has the same file, other content, in its main branch."""
-    for folder in hub_cache().glob("models--*"):
-        pinned, *others = [*store.snapshots(folder, "main")] or [None]
-        if pinned is None or not (folder / "refs" / "main").is_file():
-            continue
-        for snapshot in (other for other in others if other.name != default_model.REVISION):
-            for file in model_files(store.gguf_files(snapshot)):
-                if (pinned / file).exists() and (pinned / file).resolve() != (snapshot / file).resolve():
-                    yield from (_replaced_file(snapshot / part) for part in shards(file) if (snapshot / part).exists())
+    for main in hub_cache().glob("models--*/refs/main"):
+        snapshots = main.parents[1] / "snapshots"
+        pinned = snapshots / main.read_text(encoding="utf-8").strip()
+        for snapshot in snapshots.iterdir():
+            if snapshot.name not in (pinned.name, default_model.REVISION):
+                yield from _replaced_in(snapshot, pinned)
+
+
+def _replaced_in(snapshot: Path, pinned: Path) -> Iterator[Garbage]:
+    for file in model_files(store.gguf_files(snapshot)):
+        if (pinned / file).exists() and (pinned / file).resolve() != (snapshot / file).resolve():
+            yield from (_replaced_file(snapshot / part) for part in shards(file) if (snapshot / part).exists())
 
 
 def _replaced_file(path: Path) -> Garbage:
@@ -163,3 +170,7 @@ def _orphans() -> Iterator[Garbage]:
         base = origins.get(path.name, {}).get("base")
         if base and not Path(base).exists():
             yield Garbage(path, path.stat().st_size, "its base model is gone")
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size

@@ -117,7 +117,7 @@ def _repository(repo_id: str, revision: str, limit_s: float) -> tuple[str, str, 
     files = {}
     for entry in info.siblings or []:
         etag = entry.lfs.sha256 if entry.lfs else entry.blob_id
-        if not _ETAG.fullmatch(etag or "") or entry.size is None:
+        if etag is None or not _ETAG.fullmatch(etag) or entry.size is None:
             raise NetworkError(f"the hub's answer about {repo_id} lacks the size or the hash of {entry.rfilename}")
         files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, etag)
     return repo_id, info.sha or revision, files

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from ..errors import DiskSpaceError, LiquidError, NetworkError, NotFoundError, UsageError
 
@@ -59,7 +59,7 @@ def fetch_into(
         part.unlink()
     with part.open("ab") as handle:
         counted = _Counted(handle, lambda done: progress and progress(done, size_bytes or done, what))
-        http_get(url, counted, resume_size=handle.tell(), headers=headers, expected_size=size_bytes)
+        http_get(url, cast(BinaryIO, counted), resume_size=handle.tell(), headers=headers, expected_size=size_bytes)
         handle.flush()
         os.fsync(handle.fileno())
 

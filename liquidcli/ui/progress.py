@@ -26,7 +26,7 @@ class Bar:
         self._progress, self._task = progress, task
 
     def update(self, done: int, total: int | None = None, what: str | None = None) -> None:
-        fields = {"total": total} if total is not None else {}
+        fields: dict[str, object] = {"total": total} if total is not None else {}
         if what is not None:
             fields["description"] = sanitize(what)
         self._progress.update(self._task, completed=done, **fields)

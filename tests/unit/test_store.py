@@ -156,15 +156,17 @@ def test_prune_finds_garbage_and_nothing_else() -> None:
     stale, fresh = folder / "blobs/1.incomplete", folder / "blobs/2.incomplete"
     for path in (stale, fresh):
         path.write_bytes(b"part")
-    os.utime(stale, (0, 0))
+    unpacked = own("model.whl", b"wheel", ".fetch-x").parent
+    for path in (stale, unpacked):
+        os.utime(path, (0, 0))
     base = own("base.gguf", b"base")
     kept, orphan = own("kept.gguf", b"k", "combined"), own("orphan.gguf", b"o", "combined")
     store.remember_origin(kept, base, base)
     store.remember_origin(orphan, base.with_name("gone.gguf"), base)
     found = housekeeping.garbage()
     old = folder / "snapshots" / OLD / "m.Q4_0.gguf"
-    assert {item.path for item in found} == {stale, orphan, old}
-    assert housekeeping.prune(found) == len(b"part" + b"o" + b"old")
+    assert {item.path for item in found} == {stale, orphan, old, unpacked}
+    assert housekeeping.prune(found) == len(b"part" + b"o" + b"old" + b"wheel") and not unpacked.exists()
     assert names() == {"x/m:Q4_0", "x/m:Q2_K", "y/pinned:Q4_0", "base", "kept"} and fresh.exists()
     assert housekeeping.garbage() == []
 
