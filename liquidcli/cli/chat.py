@@ -70,8 +70,9 @@ def talk(options: Mapping[str, Any], ref: str | None, *, first: str = "", single
     """Load the model and go on until somebody leaves."""
     from ..ui.repl import Repl
 
-    with a.conversation(options, ref) as conversation:
-        Repl(conversation, _reader(), verbose=options["verbose"]).run(first, single_turn=single_turn)
+    reader = _reader()
+    with reader.session(), a.conversation(options, ref) as conversation:
+        Repl(conversation, reader, verbose=options["verbose"]).run(first, single_turn=single_turn)
 
 
 def _reader():

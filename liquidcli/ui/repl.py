@@ -39,10 +39,6 @@ class Repl:
             out.talk("/help lists the commands, /bye leaves")
         if not self.conversation.is_chat:
             out.talk("this model has no chat template: it goes on with your text instead of answering")
-        with self.reader.session():
-            self._loop(first, single_turn)
-
-    def _loop(self, first: str, single_turn: bool) -> None:
         if first:
             self._turn(first)
         while not self.done and not (single_turn and self.n_answers):

@@ -38,7 +38,7 @@ def dispatch(repl: Repl, line: str) -> None:
     word = ALIASES.get(word.lower(), word.lower())
     command = COMMANDS.get(word)
     if command is None:
-        nearest = difflib.get_close_matches(word, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(word, [*COMMANDS, *ALIASES], n=1, cutoff=0.6)
         hint = f"did you mean {nearest[0]}?" if nearest else "/help lists what there is"
         raise UsageError(f"no such command: {word}", hint=hint)
     command.run(repl, rest.strip())

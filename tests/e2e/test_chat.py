@@ -48,9 +48,10 @@ def test_lines_of_a_pipe_are_turns_and_commands(liquid: Liquid, model: Path) -> 
 
 def test_one_line_is_one_answer_and_the_end(liquid: Liquid, model: Path) -> None:
     alone = liquid("chat", "-m", model, *FIXED, stdin="hello")
+    given = liquid("chat", "-m", model, *FIXED, "-p", "hello", "-st", stdin="not read")
     asked = liquid("run", "-m", model, "hello", *FIXED)
     assert (alone.returncode, alone.stderr) == (0, "")
-    assert alone.stdout.strip() == asked.stdout.strip() != ""
+    assert alone.stdout.strip() == given.stdout.strip() == asked.stdout.strip() != ""
 
 
 def test_a_chat_without_input_ends_at_once(liquid: Liquid, model: Path) -> None:
@@ -116,7 +117,7 @@ def test_at_a_terminal_there_is_a_prompt_an_end_and_a_history(liquid: Liquid, mo
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(liquid: Liquid, model: Path) -> None:
     options = ("-t", "1", "--temp", "0", "--ignore-eos", "-c", "100000")
-    terminal = Terminal(liquid, "chat", model, *options)
+    terminal = Terminal(liquid, "run", model, *options)  # without a prompt: a chat
     terminal.see(">>>")
     terminal.type("hello\r")
     terminal.see("hello.*\n.{40}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -301,3 +303,10 @@ def test_experts_are_reported_for_mixtures(tmp_path: Path) -> None:
         assert answer(engine, TOKENS)[1].depth.as_json("full")["experts"] == {"per_layer": 6, "used_mean": 2.0}
         engine.set_depth(DepthPolicy.parse("auto"))
         assert 0 < answer(engine, TOKENS)[1].depth.as_json("auto")["experts"]["used_mean"] < 2.0
+
+
+def test_a_failed_check_in_the_library_is_a_sentence_and_no_abort() -> None:
+    code = "from liquidcli.llama import library; library.load()._lib.ggml_abort(b'x.c', 7, b'GGML_ASSERT(n > 0) failed')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: the native library stopped: x.c:7: GGML_ASSERT(n > 0) failed\n"
