@@ -55,10 +55,10 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure speed as llama-bench does; --depth takes a comma list, whose members are run in turns.
+    """Measure speed, as llama-bench does.
 
-    Models with gates are fed real text, a bundled one or -f FILE: gates run deep on random tokens. -d is context that
-    is already filled, as in llama-bench.
+    --depth takes a comma list, whose members are run in turns. Models with gates are fed real text, a bundled one or
+    -f FILE: gates run deep on random tokens. -d is context that is already filled, as in llama-bench.
     """
     from ..hub.resolve import resolve_model
     from ..runtime.bench import parse_numbers, plan_tests

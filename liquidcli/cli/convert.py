@@ -44,7 +44,10 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a Hugging Face checkpoint to GGUF: safetensors only, streamed, whole or not at all."""
+    """Convert a Hugging Face checkpoint to GGUF.
+
+    Safetensors only, streamed; the output is whole or absent.
+    """
     from ..converters import plan, run
 
     out.configure(json=json, quiet=quiet)

@@ -68,9 +68,10 @@ def perplexity(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how well a model predicts a text, as llama-perplexity does.
+    """Measure how well a model predicts a text.
 
-    --depth takes a comma list. --base names a model, evaluated at full depth, to compare the predictions with.
+    Figures as llama-perplexity's. --depth takes a comma list. --base names a model, evaluated at full depth, to
+    compare the predictions with.
     """
     from ..hub.resolve import resolve_model
     from ..runtime.depth import DepthPolicy
