@@ -136,11 +136,6 @@ class Conversation:
             self._known.append((said, [*tokens, *reply.tokens]))
 
 
-def plain_tokens(engine: Engine, text: str) -> list[int]:
-    """Text for a model to go on with, special tokens taken as text."""
-    return engine.tokenize(text, add_special=True, parse_special=False)
-
-
 def _note(reply: Reply, event: Event) -> None:
     reply.text += event.text
     if event.token is not None:

@@ -306,7 +306,8 @@ def test_experts_are_reported_for_mixtures(tmp_path: Path) -> None:
 
 
 def test_a_failed_check_in_the_library_is_a_sentence_and_no_abort() -> None:
-    code = "from liquidcli.llama import library; library.load()._lib.ggml_abort(b'x.c', 7, b'GGML_ASSERT(n > 0) failed')"
+    abort = "library.load()._lib.ggml_abort(b'x.c', 7, b'GGML_ASSERT(n > 0) failed')"
+    code = f"from liquidcli.llama import library; {abort}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
     assert result.stderr == "error: the native library stopped: x.c:7: GGML_ASSERT(n > 0) failed\n"
