@@ -94,3 +94,13 @@ def test_verify_finds_a_flipped_bit(liquid: Liquid) -> None:
     result = liquid("verify", "owner/name", "--json")
     assert result.returncode == 6 and [row["ok"] for row in json.loads(result.stdout)] == [False]
     assert "liquid pull" in result.stderr
+
+
+def test_the_shell_completes_commands_and_models(liquid: Liquid) -> None:
+    def completed(*words: str) -> set[str]:
+        line = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_LIQUID_COMPLETE": "complete_bash"}
+        return set(liquid(**line).stdout.split())
+
+    assert completed("liquid", "qu") == {"quantize"}
+    assert completed("liquid", "show", "own") == {"owner/name:Q4_0"}
+    assert completed("liquid", "run", "-m", "") == {"smollm2-135m", "owner/name:Q4_0", "mine"}
