@@ -55,9 +55,6 @@ class NativeLog:
                 return re.sub(r"^[\w:~]+: ", "", _printable(said).strip())
         return ""
 
-    def tail(self, n_lines: int = 8) -> list[str]:
-        return [_printable(said).rstrip() for _, said in list(self._lines)[-n_lines:]]
-
 
 log = NativeLog()
 _library: ModuleType | None = None
