@@ -85,7 +85,7 @@ def byte_level_tokenizer(merges: tuple[str, ...] = MERGES, **changes: Any) -> di
         "normalizer": None,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {**model, "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False},
         **changes,
     }
