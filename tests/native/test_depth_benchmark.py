@@ -27,8 +27,9 @@ def figures(*args: object) -> list[dict]:
 @pytest.mark.parametrize("shape", ["tiny", "tiny-moe"])
 def test_layers_are_skipped_as_asked(shape, gate, tmp_path):
     some, none = figures(
-        "--shape", shape, "--gate", gate, "--adapter", 32, "--skip-layers", 3, "--skip-layers", 0, "--dir", tmp_path / "m"
-    )
+        "--shape", shape, "--gate", gate, "--adapter", 32, "--skip-layers", 3, "--skip-layers", 0,
+        "--dir", tmp_path / "m",
+    )  # fmt: skip
     assert (some["executed_fraction"], none["executed_fraction"]) == (5 / 8, 1.0)
     assert 0.05 < some["savable"] < 0.4 and -0.05 < none["savable"] < 0  # gates that never skip still cost their bytes
     assert set(some["ms_per_token"]) == {"stock", "full", "skip"}

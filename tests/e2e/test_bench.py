@@ -1,0 +1,87 @@
+"""`liquid bench` as a user types it: llama-bench's table and fields, depths side by side, what gated models are fed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import random_models
+from tests.command import Liquid, failed
+
+QUICK = ("-p", "16", "-n", "4", "-r", "2", "-t", "1")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"gated": random_models.gated(folder), "stock": random_models.stock(folder)}
+
+
+@pytest.fixture
+def liquid(tmp_path: Path) -> Liquid:
+    return Liquid(tmp_path, {})
+
+
+def test_the_table_is_llama_benchs(liquid, models):
+    result = liquid("bench", "-m", models["stock"], *QUICK)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and result.stderr == ""
+    assert [cell.strip() for cell in lines[0].split("|")[1:8]] == [
+        "model", "size", "params", "backend", "threads", "test", "t/s",
+    ]  # fmt: skip
+    assert "pp16" in lines[2] and "tg4" in lines[3] and "±" in lines[2] and lines[-1].startswith("build: ")
+
+
+def test_json_has_the_fields_of_llama_bench_and_the_depth(liquid, models):
+    rows = json.loads(liquid("bench", "-m", models["gated"], *QUICK, "--depth", "auto,full", "-o", "json").stdout)
+    assert [(row["n_prompt"], row["n_gen"], row["depth_mode"]) for row in rows] == [
+        (16, 0, "auto"), (16, 0, "full"), (0, 4, "auto"), (0, 4, "full"),
+    ]  # fmt: skip
+    for row in rows:
+        assert len(row["samples_ns"]) == len(row["samples_ts"]) == 2
+        assert row["avg_ns"] == pytest.approx(sum(row["samples_ns"]) / 2, abs=1)
+        assert (row["executed_fraction"] == 1.0) == (row["depth_mode"] == "full")
+        assert row["peak_rss_bytes"] > row["model_size"] > row["kv_bytes"] > 0
+        assert (row["n_threads"], row["type_k"], row["n_batch"], row["fed"]) == (1, "f16", 2048, "text")
+
+
+def test_lists_and_ranges_multiply(liquid, models):
+    lists = ("-p", "8-16+8", "-n", "0", "-d", "0,32", "-b", "32,64")
+    rows = json.loads(liquid("bench", "-m", models["stock"], *lists, "-r", "1", "-t", "1", "--json").stdout)
+    assert [(row["n_batch"], row["n_depth"], row["n_prompt"]) for row in rows] == [
+        (b, d, p) for b in (32, 64) for d in (0, 32) for p in (8, 16)
+    ]
+
+
+def test_csv_and_json_lines(liquid, models):
+    (row,) = csv.DictReader(io.StringIO(liquid("bench", "-m", models["stock"], *QUICK, "-n", "0", "-o", "csv").stdout))
+    assert row["n_prompt"] == "16" and float(row["avg_ts"]) > 0 and row["depth_mode"] == "auto"
+    lines = liquid("bench", "-m", models["stock"], *QUICK, "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["n_gen"] for line in lines] == [0, 4]
+
+
+def test_gated_models_are_fed_text_and_told_so(liquid, models, tmp_path):
+    told = liquid("bench", "-m", models["gated"], *QUICK, "-o", "jsonl")
+    assert "--random" in told.stderr and json.loads(told.stdout.splitlines()[0])["fed"] == "text"
+    random = liquid("bench", "-m", models["gated"], *QUICK, "-o", "jsonl", "--random")
+    assert random.stderr == "" and json.loads(random.stdout.splitlines()[0])["fed"] == "random"
+    (tmp_path / "own.txt").write_text("a text of my own")
+    own = liquid("bench", "-m", models["stock"], *QUICK, "-o", "jsonl", "-f", "own.txt")
+    assert json.loads(own.stdout.splitlines()[0])["fed"] == "text"
+
+
+def test_what_cannot_be_timed_is_refused_in_one_sentence(liquid, models):
+    model = ("bench", "-m", models["stock"])
+    failed(liquid(*model, "-p", "0", "-n", "0"), 2, "nothing to time")
+    failed(liquid(*model, "-p", "many"), 2, "-p", "many")
+    failed(liquid(*model, "-o", "xml"), 2, "xml", "jsonl")
+    failed(liquid(*model, "--depth", "tau=0.5"), 2, "no gates")
+    failed(liquid(*model, "-ctk", "q3"), 2, "q3")
+    failed(liquid(*model, "-fa", "maybe"), 2, "maybe")
+    failed(liquid(*model, "-pg", "3"), 2, "-pg 512,128")
+    failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
+    failed(liquid("bench", "-m", "nothing.gguf"), 3, "nothing.gguf")

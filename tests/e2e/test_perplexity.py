@@ -1,0 +1,92 @@
+"""`liquid perplexity` as a user types it: the estimate on stdout, JSON as promised, tables, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import random_models
+from tests.command import Liquid, failed
+
+QUICK = ("-c", "64", "--chunks", "4", "-t", "1")
+TEXT = ("-f", random_models.TEXT)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"gated": random_models.gated(folder), "stock": random_models.stock(folder)}
+
+
+@pytest.fixture
+def liquid(tmp_path: Path) -> Liquid:
+    return Liquid(tmp_path, {})
+
+
+def test_chunks_are_talk_and_the_estimate_is_the_result(liquid, models):
+    result = liquid("perplexity", "-m", models["stock"], *TEXT, *QUICK)
+    assert result.returncode == 0
+    assert result.stdout.startswith("Final estimate: PPL = ") and result.stdout.count("\n") == 1
+    assert result.stderr.startswith("[1]") and "[4]" in result.stderr
+    quiet = liquid("perplexity", "-m", models["stock"], *TEXT, *QUICK, "-q")
+    assert (quiet.stdout, quiet.stderr) == (result.stdout, "")
+
+
+def test_json_is_the_contract(liquid, models):
+    told = json.loads(liquid("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--json").stdout)
+    assert (told["n_chunks"], told["n_ctx"], told["n_tokens"], len(told["chunk_ppl"])) == (4, 64, 256, 4)
+    assert told["ppl"] == told["chunk_ppl"][-1] and told["ppl_error"] > 0
+    depth = told["depth"]
+    assert (depth["mode"], depth["layers_total"]) == ("auto", 8) and depth["executed_fraction"] < 0.9
+    assert depth["layers_run_mean"] == pytest.approx(8 * depth["executed_fraction"], abs=1e-3)
+    assert "base_ppl" not in told
+
+
+def test_a_comma_list_of_depths_is_one_table_or_one_array(liquid, models):
+    args = ("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--depth", "auto,full,tau=0.6")
+    rows = json.loads(liquid(*args, "--json").stdout)
+    assert [row["depth"]["mode"] for row in rows] == ["auto", "full", "tau=0.6"]
+    fractions = [row["depth"]["executed_fraction"] for row in rows]
+    assert fractions[1] == 1.0 and fractions[2] < fractions[0] < 1
+    table = liquid(*args).stdout.splitlines()
+    assert len(table) == 4 and table[0].split()[:2] == ["depth", "layers/token"]
+    assert f"{rows[0]['ppl']:.4f}" in table[1] and table[2].split()[0] == "full"
+
+
+def test_a_base_model_is_compared_live(liquid, models):
+    args = ("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--json")
+    beside = json.loads(liquid(*args, "--base", models["stock"]).stdout)
+    alone = json.loads(liquid(*args, "--kl-divergence").stdout)
+    assert beside["kld_mean"] == alone["kld_mean"] > 0  # the stock twin is the model at full depth
+    for name in ("base_ppl", "kld_p99", "kld_max", "same_top_p", "ppl_ratio", "p_diff_rms"):
+        assert beside[name] == alone[name]
+    human = liquid("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--base", models["stock"])
+    assert "Base: PPL" in human.stdout and "kld_p99" in human.stdout
+
+
+def test_hellaswag_scores_tasks(liquid, models, tmp_path):
+    task = "the people of the\n1\nunited states\nnation and\nwater\nriver of"
+    (tmp_path / "tasks.txt").write_text("\n".join([task] * 3))
+    told = json.loads(
+        liquid("perplexity", "-m", models["gated"], "-f", "tasks.txt", "--hellaswag", "-t", "1", "--json").stdout
+    )
+    assert told["n_tasks"] == 3 and told["acc_norm"] in (0.0, 1.0) and told["acc_norm_95"][0] <= told["acc_norm"]
+    assert told["depth"]["executed_fraction"] < 1
+
+
+def test_what_cannot_be_measured_is_refused_in_one_sentence(liquid, models, tmp_path):
+    model = ("perplexity", "-m", models["gated"])
+    failed(liquid(*model), 2, "a text to measure on")
+    failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
+    failed(liquid(*model, *TEXT, "-c", "4096"), 2, "needs at least 8192", "tokens")
+    failed(liquid(*model, *TEXT, "--depth", "0.8"), 2, "80%", "tau=0.8")
+    failed(liquid(*model, *TEXT, *QUICK, "--depth", "80%"), 2, "calibration")
+    failed(liquid("perplexity", "-m", models["stock"], *TEXT, *QUICK, "--depth", "tau=0.5"), 2, "no gates")
+    failed(liquid("perplexity", "-m", "nothing.gguf", *TEXT), 3, "nothing.gguf")
+    failed(liquid(*model, "-f", random_models.TEXT, "--hellaswag"), 2, "six lines")
+    other = random_models.other_vocabulary(tmp_path)
+    failed(liquid(*model, *TEXT, *QUICK, "--base", other), 2, "vocabulary")
+    (tmp_path / "empty.txt").write_text("")
+    failed(liquid(*model, "-f", "empty.txt"), 2, "at least 1024")
