@@ -40,10 +40,11 @@ oracle: $(VENV)/.dev
 chat: $(VENV)/.run
 	@if [ -t 0 ]; then $(BIN)/liquid chat; else $(BIN)/liquid run; fi
 
-$(BIN)/python:
+$(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
 
-$(VENV)/.backend: $(BACKEND) | $(BIN)/python
+$(VENV)/.backend: $(BACKEND) | $(VENV)/.made
 	wheel=$$($(BIN)/python llamacpp/compile.py wheel) && $(PIP) --no-deps --force-reinstall "$$wheel" </dev/null
 	@touch $@
 

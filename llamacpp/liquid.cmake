@@ -19,3 +19,18 @@ if (NOT LIQUID_AMX AND NOT MSVC AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd
         endif()
     endforeach()
 endif()
+
+# The image library's many small model files take most of its time in common headers: compile them in batches, as upstream
+# does for the models of the main library.
+function(liquid_batch_mtmd)
+    if (NOT TARGET mtmd)
+        return()
+    endif()
+    get_target_property(alone mtmd SOURCES)
+    list(FILTER alone EXCLUDE REGEX "^models/")
+    get_target_property(folder mtmd SOURCE_DIR)
+    list(TRANSFORM alone PREPEND "${folder}/")
+    set_source_files_properties(${alone} TARGET_DIRECTORY mtmd PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    set_target_properties(mtmd PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
+endfunction()
+cmake_language(DEFER CALL liquid_batch_mtmd)
