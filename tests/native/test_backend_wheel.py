@@ -40,7 +40,8 @@ def test_the_committed_series_fits_and_survives_a_round_trip(upstream: Path, tmp
     shutil.copytree(HOME / "patches", tmp_path / "patches")
     worktree.export(tmp_path / "tree", tmp_path / "patches")
     assert {path.name: path.read_bytes() for path in (tmp_path / "patches").iterdir()} == {
-        path.name: path.read_bytes() for path in (HOME / "patches").iterdir()}
+        path.name: path.read_bytes() for path in (HOME / "patches").iterdir()
+    }
 
 
 def test_the_python_package_is_upstreams_but_for_version_and_stamp(wheel: zipfile.ZipFile, upstream: Path) -> None:
