@@ -1,0 +1,62 @@
+"""What becomes of each tensor and which keys are written, per architecture: a changed table is a changed text.
+
+`LIQUID_GOLDEN=rewrite make golden` writes the texts anew; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from liquidcli import converters
+from liquidcli.reference import LiquidForCausalLM
+from tests.hf_folders import write_llama
+from tests.tiny import make_config, save_checkpoint
+from tests.tiny_families import FAMILIES
+from tests.unit.test_converters_liquid import flexidepth
+
+TEXTS = Path(__file__).parent / "convert"
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+SPANNED = {"gate_kind": "bottleneck", "gate_rank": 16, "gate_span": [1, 3, 0, 0, 2, 0], "adapter_size": 32}
+
+
+def liquid(folder: Path) -> Path:
+    keys = {**FAMILIES["llama4"], "depth": {**SPANNED, "gate_bias": True}}
+    return save_checkpoint(LiquidForCausalLM(make_config(keys)), folder)
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "llama": lambda folder: write_llama(folder, {"rope_scaling": LLAMA3, "rope_theta": 500000.0}),
+    "liquid": liquid,
+    "ddllama": flexidepth,
+}
+
+
+def text(plan: converters.Plan) -> str:
+    lines = [f"{plan.hf_architecture} -> {plan.architecture}, {plan.outtype}", ""]
+    for field in plan.fields:
+        value = field.as_json()
+        lines.append(f"{field.key} [{value['type']}] = {str(value['value'])[:80]}")
+    lines.append("")
+    for output in plan.outputs:
+        shape = "x".join(map(str, reversed(output.shape)))
+        sources = " + ".join(source.name for source in output.sources) or "configuration"
+        role = f" ({output.role})" if output.role else ""
+        lines.append(f"{output.name} {shape} {output.type.name}{role} <- {output.transform.name}: {sources}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_plan(name: str, tmp_path: Path) -> None:
+    found = text(converters.plan(MAKERS[name](tmp_path / "tiny"), "q8_0"))
+    path = TEXTS / f"{name}.txt"
+    if os.environ.get("LIQUID_GOLDEN") == "rewrite":
+        TEXTS.mkdir(exist_ok=True)
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8")
