@@ -39,6 +39,10 @@ ModelOpt = Annotated[
     option(
         "-m",
         "--model",
+        "-hf",
+        "--hf-repo",
+        "-mu",
+        "--model-url",
         metavar="REF",
         autocompletion=complete_refs,
         help="Model: a file, an alias, owner/name[:TAG] or an address. Default: the default model.",

@@ -70,6 +70,15 @@ def test_usage_errors_exit_2(line: list[str], words: str, capsys) -> None:
         assert shown.out == "" and shown.err.startswith("error: ") and words in shown.err and "--help" in shown.err
 
 
+@pytest.mark.parametrize("flag", ["-m", "--model", "-hf", "--hf-repo", "-mu", "--model-url"])
+def test_models_are_named_with_llama_cpps_flags(flag: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("LIQUID_HOME", str(tmp_path))
+    (tmp_path / "text").write_text("a text")
+    line = ["perplexity", flag, "someone/nothing:Q4_0", "-f", str(tmp_path / "text"), "--offline"]
+    assert app.execute(line) == 3
+    assert "someone/nothing:Q4_0 is not on this machine" in capsys.readouterr().err
+
+
 def test_a_group_without_a_command_shows_its_help(capsys) -> None:
     assert app.execute(["gates"]) == 2
     shown = capsys.readouterr()
