@@ -147,8 +147,9 @@ def fit_gates(gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, 
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(data.n_rows, (min(2048, data.n_rows),), generator=generator)
-        x = (data.input("attn_norm", rows) - mean) / std
-        z = (torch.bmm(x, weight[:, :, None])[:, :, 0] + bias[:, None]).clamp(-8, 8)
+        scaled = weight / std[:, 0]                                          # acts on the normed state itself
+        through = torch.bmm(data.unit[:, rows].float(), (scaled * data.norms["attn_norm"][:, 0])[:, :, None])[:, :, 0]
+        z = (through + (bias - (scaled * mean[:, 0]).sum(1))[:, None]).clamp(-8, 8)
         loss = (relative[:, rows] * torch.exp(-z) + z).mean(1).sum() + ridge * weight.square().sum()
         optimizer.zero_grad()
         loss.backward()
