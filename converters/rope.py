@@ -117,6 +117,7 @@ def _magnitude_over_default(rope: Rope) -> float | None:
 
 
 def rope_warnings(rope: Rope) -> list[str]:
+    """For architectures whose graph leaves the betas at llama.cpp's own."""
     betas = (rope.beta_fast or LLAMA_CPP_BETA_FAST, rope.beta_slow or LLAMA_CPP_BETA_SLOW)
     if rope.kind == "yarn" and betas != (LLAMA_CPP_BETA_FAST, LLAMA_CPP_BETA_SLOW):
         return [f"YaRN's beta_fast {betas[0]:g} and beta_slow {betas[1]:g} are written, but llama.cpp uses 32 and 1"]

@@ -23,7 +23,7 @@ from .tensors import Dropped, Output
 from .writer import Writer
 
 Progress = Callable[[int, int, str], None]
-PIECE_BYTES = 64 << 20
+PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..config import Config
 from ..depth import Names, depth_fields, depth_rows, read_depth
 from ..fields import Field
 from ..registry import arch
-from ..rope import read_rope, rope_fields, rope_warnings
+from ..rope import read_rope, rope_fields
 from ..tensors import Row, Target, bind, row
 from ..transforms import FIRST_HALF, SAME, SECOND_HALF, SWAP, Transform, interleaved
 from .llama import (
@@ -245,4 +245,4 @@ class Liquid:
         return found + self.experts.fields() + (depth_fields(self.depth) if self.depth else [])
 
     def warnings(self) -> list[str]:
-        return rope_warnings(self.rope)
+        return []
