@@ -14,6 +14,7 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType
 
 from .errors import IntegrityError
 from .gguf_checks_depth import check_depth
+from .gguf_checks_liquid import check_attention_keys, expert_layers
 from .gguf_checks_tokenizer import check_tokenizer
 from .gguf_parse import quote
 
@@ -32,10 +33,10 @@ _MAX_LAYERS = 512
 _MAX_EXPERTS = 1024
 _MAX_CONTEXT = 1 << 30
 _MAX_WIDTH = 1 << 20
+_MAX_VOCAB = 1 << 24
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _NOT_FOR_PRODUCTS = frozenset(GGMLQuantizationType[name] for name in ("I8", "I16", "I32", "I64", "F64"))
 _LAYER_NAME = re.compile(r"blk\.([0-9]{1,9})\.")
-_EXPERT_STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 
 
 def check_loadable(f: GGUFFile, *, need_tokenizer: bool = True) -> None:
@@ -55,6 +56,8 @@ def check_loadable(f: GGUFFile, *, need_tokenizer: bool = True) -> None:
     _check_experts(f)
     _check_rope(f)
     check_tokenizer(f, need_tokenizer)
+    if f.architecture == "liquid":
+        check_attention_keys(f, n_layer)
     if f.architecture in LLAMA_LIKE:
         _check_llama_like(f, n_layer)
     if f.architecture == "liquid":
@@ -132,7 +135,8 @@ def _layer_of(name: str) -> int | None:
 def _check_experts(f: GGUFFile) -> None:
     n_expert = u32(f, "expert_count", 0, _MAX_EXPERTS, 0)
     used = _key(f, "expert_used_count")
-    most = max(used, default=0) if isinstance(used, list) else u32(f, "expert_used_count", 0, _MAX_EXPERTS, 0)
+    one_for_all = not isinstance(used, list) or f.architecture in LLAMA_LIKE
+    most = u32(f, "expert_used_count", 0, _MAX_EXPERTS, 0) if one_for_all else max(used, default=0)
     if not isinstance(most, int) or (n_expert and not 1 <= most <= n_expert) or (not n_expert and most):
         _fail(f, f"{f.architecture}.expert_used_count is {most} of {n_expert} experts")
     groups = u32(f, "expert_group_count", 0, _MAX_EXPERTS, 0)
@@ -153,15 +157,17 @@ def _check_llama_like(f: GGUFFile, n_layer: int) -> None:
     if _positive(f, "attention.layer_norm_rms_epsilon", None) >= 1:
         _fail(f, f"{f.architecture}.attention.layer_norm_rms_epsilon is not below 1")
     n_head, n_head_kv, head_dim = _check_heads(f, n_layer, n_embd)
-    n_vocab = _n_vocab(f)
+    n_vocab, widths = _n_vocab(f), _feed_forward_widths(f, n_layer)
+    u32(f, "vocab_size", 0, _MAX_VOCAB, n_vocab)
     _shaped(f, "token_embd.weight", (n_embd, n_vocab))
     _shaped(f, "output.weight", (n_embd, n_vocab), optional=True)
     _norm(f, "output_norm.weight", n_embd)
     for i in range(n_layer):
         _norm(f, f"blk.{i}.attn_norm.weight", n_embd)
         _check_attention(f, i, n_embd, n_head[i] * head_dim, n_head_kv[i] * head_dim)
+        _check_head_norms(f, i, head_dim, n_head[i] * head_dim, n_head_kv[i] * head_dim)
         _norm(f, f"blk.{i}.ffn_norm.weight", n_embd)
-        _check_feed_forward(f, i, n_embd)
+        _check_feed_forward(f, i, n_embd, widths[i])
 
 
 def _check_heads(f: GGUFFile, n_layer: int, n_embd: int) -> tuple[list[int], list[int], int]:
@@ -175,7 +181,7 @@ def _check_heads(f: GGUFFile, n_layer: int, n_embd: int) -> tuple[list[int], lis
     head_dim = u32(f, "attention.key_length", 1, _MAX_WIDTH, n_embd // n_head[0])
     if u32(f, "attention.value_length", 1, _MAX_WIDTH, n_embd // n_head[0]) != head_dim:
         _fail(f, "keys and values have different lengths per head")
-    n_rot = u32(f, "rope.dimension_count", 0, _MAX_WIDTH, head_dim)
+    n_rot = u32(f, "rope.dimension_count", 2, _MAX_WIDTH, head_dim)
     if n_rot > head_dim or n_rot % 2 or (f.architecture == "llama" and n_rot != head_dim):
         _fail(f, f"{f.architecture}.rope.dimension_count is {n_rot} for heads of {head_dim}")
     return n_head, n_head_kv, head_dim
@@ -183,11 +189,11 @@ def _check_heads(f: GGUFFile, n_layer: int, n_embd: int) -> tuple[list[int], lis
 
 def _n_vocab(f: GGUFFile) -> int:
     tokens = f.metadata.get("tokenizer.ggml.tokens")
-    return len(tokens) if isinstance(tokens, list) else u32(f, "vocab_size", 1, 1 << 31)
+    return len(tokens) if isinstance(tokens, list) else u32(f, "vocab_size", 1, _MAX_VOCAB)
 
 
 def _check_attention(f: GGUFFile, i: int, n_embd: int, n_q: int, n_kv: int) -> None:
-    if f"blk.{i}.attn_qkv.weight" in f.tensors:
+    if f"blk.{i}.attn_qkv.weight" in f.tensors and f.architecture == "llama":
         _shaped(f, f"blk.{i}.attn_qkv.weight", (n_embd, n_q + 2 * n_kv))
     else:
         for name, width in (("attn_q", n_q), ("attn_k", n_kv), ("attn_v", n_kv)):
@@ -197,18 +203,36 @@ def _check_attention(f: GGUFFile, i: int, n_embd: int, n_q: int, n_kv: int) -> N
     _shaped(f, f"blk.{i}.attn_output.bias", (n_embd,), optional=True)
 
 
-def _check_feed_forward(f: GGUFFile, i: int, n_embd: int) -> None:
+def _check_head_norms(f: GGUFFile, i: int, head_dim: int, n_q: int, n_kv: int) -> None:
+    widths = {"head": (head_dim, head_dim), "full": (n_q, n_kv)}.get(_key(f, "attention.qk_norm") or "none")
+    if f.architecture == "liquid" and widths:
+        _norm(f, f"blk.{i}.attn_q_norm.weight", widths[0])
+        _norm(f, f"blk.{i}.attn_k_norm.weight", widths[1])
+
+
+def _feed_forward_widths(f: GGUFFile, n_layer: int) -> list[tuple[int, bool]]:
+    """(hidden width, whether it is a mixture) of every layer."""
     n_expert = u32(f, "expert_count", 0, _MAX_EXPERTS, 0)
-    if n_expert and f"blk.{i}.ffn_gate_inp.weight" in f.tensors:
+    mixtures = expert_layers(f, n_layer, n_expert) if f.architecture == "liquid" else [n_expert > 0] * n_layer
+    expert_key = "expert_feed_forward_length" if f.architecture == "liquid" else "feed_forward_length"
+    dense = [0] * n_layer if all(mixtures) else _per_layer(f, "feed_forward_length", n_layer)
+    experts = [0] * n_layer
+    if any(mixtures):
+        experts = _per_layer(f, expert_key if _key(f, expert_key) is not None else "feed_forward_length", n_layer)
+    return [(e if is_mixture else d, is_mixture) for d, e, is_mixture in zip(dense, experts, mixtures, strict=True)]
+
+
+def _check_feed_forward(f: GGUFFile, i: int, n_embd: int, width: tuple[int, bool]) -> None:
+    n_ff, is_mixture = width
+    n_expert, n_shared = u32(f, "expert_count", 0, _MAX_EXPERTS, 0), 0
+    if is_mixture:
         _shaped(f, f"blk.{i}.ffn_gate_inp.weight", (n_embd, n_expert))
-        n_ff = _tensor(f, f"blk.{i}.ffn_up_exps.weight").shape[1:2]
-        for name in _EXPERT_STACKS:
-            shape = (*n_ff, n_embd) if "down" in name else (n_embd, *n_ff)
-            _shaped(f, f"blk.{i}.{name}.weight", (*shape, n_expert), optional="gate" in name)
-        return
-    n_ff = _tensor(f, f"blk.{i}.ffn_up.weight").shape[1:2]
-    for name in ("ffn_gate", "ffn_up", "ffn_down"):
-        _shaped(f, f"blk.{i}.{name}.weight", (*n_ff, n_embd) if "down" in name else (n_embd, *n_ff))
+        n_shared = u32(f, "expert_shared_feed_forward_length", 0, _MAX_WIDTH, 0)
+    for end, hidden, tail in (("_exps", n_ff, (n_expert,)) if is_mixture else ("", n_ff, ()), ("_shexp", n_shared, ())):
+        if hidden:
+            for name in ("ffn_gate", "ffn_up"):
+                _shaped(f, f"blk.{i}.{name}{end}.weight", (n_embd, hidden, *tail))
+            _shaped(f, f"blk.{i}.ffn_down{end}.weight", (hidden, n_embd, *tail))
 
 
 def _tensor(f: GGUFFile, name: str) -> Any:

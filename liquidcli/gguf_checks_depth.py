@@ -24,8 +24,16 @@ _GATE_TENSORS = ("depth_gate", "depth_gate_enc", "depth_gate_norm", "depth_gate_
 _SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
 _GATE_TYPES = frozenset((GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16))
 _ADAPTER_MULTIPLE = 32
-_NUMBERS = ("min_layers", "always_run_tokens")
-_FLAGS = ("ffn_scaled_by_gate", "adapter_scaled_by_gate")
+_TYPES = {
+    "version": GGUFValueType.UINT32,
+    "gate_kind": GGUFValueType.STRING,
+    "threshold": GGUFValueType.FLOAT32,
+    "kv_policy": GGUFValueType.STRING,
+    "ffn_scaled_by_gate": GGUFValueType.BOOL,
+    "adapter_scaled_by_gate": GGUFValueType.BOOL,
+    "min_layers": GGUFValueType.UINT32,
+    "always_run_tokens": GGUFValueType.UINT32,
+}
 
 
 def check_depth(f: GGUFFile, n_layer: int) -> None:
@@ -51,20 +59,16 @@ def _get(f: GGUFFile, name: str, default: Any = None) -> Any:
 
 
 def _check_keys(f: GGUFFile) -> None:
+    for name, kind in _TYPES.items():
+        if f.metadata_types.get(PREFIX + name, (kind,)) != (kind,):
+            _fail(f, f"{PREFIX}{name} is {quote(_get(f, name))}, a value of type {kind.name} was expected")
     if _get(f, "version") != _VERSION:
         _fail(f, f"{PREFIX}version is {quote(_get(f, 'version'))}, this version reads {_VERSION}")
     if _get(f, "gate_kind") not in GATE_KINDS:
         _fail(f, f"{PREFIX}gate_kind is {quote(_get(f, 'gate_kind'))}, {' or '.join(GATE_KINDS)} was expected")
     threshold = _get(f, "threshold", 0.5)
-    if not isinstance(threshold, float) or not 0 <= threshold <= 1:
+    if not 0 <= threshold <= 1:
         _fail(f, f"{PREFIX}threshold is {quote(threshold)}, a number from 0 to 1 was expected")
-    for name in _NUMBERS:
-        number = _get(f, name, 0)
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
-            _fail(f, f"{PREFIX}{name} is {quote(number)}, a whole number was expected")
-    for name in _FLAGS:
-        if not isinstance(_get(f, name, False), bool):
-            _fail(f, f"{PREFIX}{name} is {quote(_get(f, name))}, true or false was expected")
 
 
 def _check_spans(f: GGUFFile, n_layer: int) -> list[int]:

@@ -169,6 +169,7 @@ def changed(g: GGUFBytes, keys=None, tensors=None) -> GGUFBytes:
         ({"llama.attention.head_count_kv": (ARRAY, (UINT32, [2]))}, "1 entries for 2 layers"),
         ({"llama.attention.key_length": (UINT32, 7)}, "different lengths"),
         ({"llama.rope.dimension_count": (UINT32, 4)}, "rope.dimension_count is 4 for heads of 8"),
+        ({"llama.rope.dimension_count": (UINT32, 0)}, "rope.dimension_count is 0"),
         ({"llama.rope.scaling.type": (STRING, "spiral")}, "'spiral'"),
         ({"llama.rope.freq_base": (FLOAT32, 0.0)}, "above zero"),
         ({"llama.attention.layer_norm_rms_epsilon": (FLOAT32, -1.0)}, "above zero"),
@@ -183,7 +184,13 @@ def changed(g: GGUFBytes, keys=None, tensors=None) -> GGUFBytes:
         ({T + "token_type": (ARRAY, (FLOAT32, [1.0] * 16))}, "no list of INT32"),
         ({T + "merges": None}, "merges is missing"),
         ({T + "merges": strings("ab")}, "merge 0 is 'ab'"),
-        ({T + "add_bos_token": (BOOL, True), T + "bos_token_id": (UINT32, 99)}, "bos_token_id is 99"),
+        ({T + "model": (STRING, "gemma4"), T + "bos_token_id": (UINT32, 99)}, "bos_token_id is 99"),
+        ({T + "model": (STRING, "t5"), T + "eos_token_id": (STRING, "</s>")}, "a value of type UINT32 was expected"),
+        ({T + "model": (STRING, "bert"), T + "add_bos_token": (BOOL, False)}, "seperator_token_id is None"),
+        ({T + "model": (STRING, "llama")}, "no token <0x00>"),
+        ({T + "model": (ARRAY, (UINT32, []))}, "a string was expected"),
+        ({"llama.feed_forward_length": (UINT32, 32)}, r"ffn_gate.weight' has the shape \[32, 64\], \[32, 32\]"),
+        ({"llama.vocab_size": (UINT32, 1 << 31)}, "vocab_size is 2147483648"),
     ],
 )
 def test_model_keys(tmp_path, keys, match):
@@ -203,6 +210,7 @@ def test_model_tensors(tmp_path, tensors, match):
     refused(changed(llama(), tensors=tensors).write(tmp_path / "m.gguf"), IntegrityError, match)
 
 
+L = "liquid."
 D = "liquid.depth."
 
 
@@ -224,8 +232,15 @@ D = "liquid.depth."
         ({D + "gate_exit": (ARRAY, (BOOL, [False, True, False, False]))}, "layer 1 has an exit gate, which is not"),
         ({D + "gate_scope": (ARRAY, (STRING, ["", "attn", "", ""]))}, "scope 'attn', which is not supported"),
         ({D + "gate_scope": (ARRAY, (STRING, ["", "head", "", ""]))}, "scope 'head', layer, attn, ffn"),
-        ({D + "min_layers": (FLOAT32, 2.0)}, "a whole number"),
-        ({D + "ffn_scaled_by_gate": (UINT32, 1)}, "true or false"),
+        ({D + "min_layers": (FLOAT32, 2.0)}, "of type UINT32 was expected"),
+        ({L + "rope.type": (STRING, "spiral")}, "'spiral', one of norm, neox, none"),
+        ({L + "rope.layers": (ARRAY, (BOOL, [True]))}, "rope.layers is .*, true or false for each of 4 layers"),
+        ({L + "attention.qk_norm": (STRING, "head")}, "'blk.0.attn_q_norm.weight' is missing"),
+        ({L + "attention.window_type": (STRING, "sliding")}, "sliding_window is 0, a u32 number of at least 1"),
+        ({L + "attention.clamp_kqv": (FLOAT32, float("inf"))}, "an f32 number"),
+        ({L + "moe_layers": (ARRAY, (BOOL, [True] * 4))}, "expert_count is 0, the number of experts"),
+        ({L + "expert_count": (UINT32, 4), L + "expert_used_count": (UINT32, 2)}, "expert_gating_func is missing"),
+        ({D + "ffn_scaled_by_gate": (UINT32, 1)}, "of type BOOL was expected"),
         ({D + "calibration.threshold": (ARRAY, (FLOAT32, [0.1]))}, "executed_fraction must be a list"),
         (
             {
