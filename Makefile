@@ -22,7 +22,7 @@ test: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy llamacpp/liquidbuild
 
 native: $(VENV)/.dev
 	$(PYTEST) tests/native -m "not oracle" $(ARGS)

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from . import BuildError
 from .pin import Pin
@@ -92,9 +93,8 @@ def unpack(archive: Path, pin: Pin, out: Path) -> None:
                 continue
             target = out / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = tar.extractfile(member)
             with target.open("xb") as file:
-                shutil.copyfileobj(source, file)
+                shutil.copyfileobj(cast("IO[bytes]", tar.extractfile(member)), file)
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
             os.utime(target, (member.mtime, member.mtime))
 
