@@ -22,10 +22,14 @@ _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 class Placed(Protocol):
     """A tensor as the head describes it."""
 
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    size_bytes: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
 
 
 def string(text: str) -> bytes:

@@ -100,7 +100,7 @@ def _write(
     write(header_bytes(plan.keys, plan.tensors, plan.alignment))
     imatrix = read_imatrix(plan.imatrix) if plan.imatrix else None
     for piece, made in _in_order(_pieces(plan, f, imatrix), n_threads):
-        write(memoryview(made))
+        write(made.data)
         tensor_bytes += made.size
         done += piece.raw.size
         if piece.is_last:
