@@ -122,7 +122,7 @@ def _check_calibration(f: GGUFFile) -> None:
 
 
 def _check_tensors(f: GGUFFile, spans: list[int]) -> None:
-    n_embd = f.metadata.get("liquid.embedding_length")
+    n_embd = int(f.metadata.get("liquid.embedding_length", 0))
     allowed = {f"blk.{i}." for i, span in enumerate(spans) if span}
     for name in f.tensors:
         if ".depth_" in name and not any(name.startswith(prefix) for prefix in allowed):

@@ -122,7 +122,7 @@ class Shard:
 
 def read_shard(path: Path, shard: int) -> Shard:
     data = _map(path)
-    cursor = _Cursor(path, memoryview(data))
+    cursor = _Cursor(path, data.data)
     version, n_tensors, n_kv = _header(cursor)
     metadata, types, spans = _keys(cursor, n_kv)
     alignment = _alignment(path, metadata, types)

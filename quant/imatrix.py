@@ -66,7 +66,7 @@ def _weights(f: GGUFFile, name: str) -> np.ndarray:
     for part in (name + _SUMS, name + _COUNTS):
         if part not in f.tensors or f.tensors[part].type is not GGMLQuantizationType.F32:
             raise IntegrityError(f"{f.path}: the importance of {name!r} is incomplete, {part!r} is missing or not F32")
-    sums, counts = f.array(name + _SUMS).ravel(), f.array(name + _COUNTS).ravel()
+    sums, counts = f.array(name + _SUMS), f.array(name + _COUNTS).ravel()
     if sums.size % counts.size:
         raise IntegrityError(f"{f.path}: {sums.size} sums of {name!r} do not divide by {counts.size} counts")
     if not np.isfinite(sums).all() or not np.isfinite(counts).all():
