@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from liquidcli.errors import IntegrityError
 from liquidcli.gguf_file import GGUFFile, open_gguf
@@ -54,11 +54,14 @@ def _read(path: Path, _stamp: int) -> Imatrix:
         missing = [key for key in (_DATASETS, _N_CHUNKS, _CHUNK_TOKENS) if key not in f.metadata]
         if missing:
             raise IntegrityError(f"{path} is no importance matrix: it has no {missing[0]}")
+        datasets, n_chunks = f.metadata[_DATASETS], f.metadata[_N_CHUNKS]
+        if not isinstance(datasets, list) or f.metadata_types[_N_CHUNKS] != (GGUFValueType.UINT32,):
+            raise IntegrityError(f"{path} is no importance matrix: {_DATASETS} or {_N_CHUNKS} is of another type")
         names = sorted({name.removesuffix(end) for name in f.tensors for end in (_SUMS, _COUNTS) if name.endswith(end)})
         if not names:
             raise IntegrityError(f"{path} is an importance matrix without entries")
         entries = {name: _weights(f, name) for name in names}
-        return Imatrix(entries, tuple(map(str, f.metadata[_DATASETS])), int(f.metadata[_N_CHUNKS]))
+        return Imatrix(entries, tuple(map(str, datasets)), n_chunks)
 
 
 def _weights(f: GGUFFile, name: str) -> np.ndarray:

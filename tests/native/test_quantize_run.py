@@ -205,6 +205,9 @@ def test_what_is_no_importance_matrix(model, tmp_path):
         quant.plan(model, "Q4_0", imatrix=model)
     g = GGUFBytes({"imatrix.datasets": (9, (STRING, ["t"])), "imatrix.chunk_count": (FLOAT32, 1.0)})
     g.keys["imatrix.chunk_size"] = (UINT32, 512)
+    with pytest.raises(IntegrityError, match="of another type"):
+        quant.plan(model, "Q4_0", imatrix=g.write(tmp_path / "j.gguf"))
+    g.keys["imatrix.chunk_count"] = (UINT32, 1)
     g.tensors["a.in_sum2"] = Tensor((4,), bytes(16))
     with pytest.raises(IntegrityError, match="is incomplete"):
         quant.plan(model, "Q4_0", imatrix=g.write(tmp_path / "i.gguf"))
