@@ -200,5 +200,5 @@ def _figures(plan: Plan) -> str:
 
     figures = f"{size_text(plan.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
     if plan.n_fallbacks:
-        figures += f"; {plan.n_fallbacks} tensors took another type, their rows do not divide into blocks of theirs"
+        figures += f"; {plan.n_fallbacks} tensors fell back to a type that divides their rows"
     return figures
