@@ -22,13 +22,14 @@ from .tensors import Output
 
 MAX_CARD_BYTES = 1 << 20
 # generation_config.json -> general.sampling.*
-SAMPLING = (
-    ("top_k", "top_k", fields.i32, int),
-    ("top_p", "top_p", fields.f32, (int, float)),
-    ("min_p", "min_p", fields.f32, (int, float)),
-    ("temperature", "temp", fields.f32, (int, float)),
-    ("repetition_penalty", "penalty_repeat", fields.f32, (int, float)),
-)
+SAMPLING = {
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "temperature": "temp",
+    "repetition_penalty": "penalty_repeat",
+}
+INTEGERS = ("top_k",)
 
 
 def provenance_fields(checkpoint: Checkpoint, outputs: Sequence[Output], name: str | None = None) -> list[Field]:
@@ -60,10 +61,14 @@ def _sampling(checkpoint: Checkpoint) -> list[Field]:
     except LiquidError:
         return []
     found = []
-    for name, key, make, kind in SAMPLING:
+    for name, key in SAMPLING.items():
         value = values.get(name)
-        if isinstance(value, kind) and not isinstance(value, bool) and abs(value) < 1 << 31:
-            found.append(make(f"general.sampling.{key}", value))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e6:
+            continue
+        if name not in INTEGERS:
+            found.append(fields.f32(f"general.sampling.{key}", value))
+        elif isinstance(value, int):
+            found.append(fields.i32(f"general.sampling.{key}", value))
     return found
 
 
@@ -86,7 +91,7 @@ def _model_card(checkpoint: Checkpoint) -> dict[str, Any]:
     path = checkpoint.folder / "README.md"
     if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return {}
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or lines[0] != "---" or "---" not in lines[1:]:

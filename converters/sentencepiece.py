@@ -37,7 +37,7 @@ def sentencepiece_fields(
 ) -> tuple[list[Field], list[str]]:
     vocab = Vocab(n_vocab, BLANK_SCORE)
     path = checkpoint.folder / "tokenizer.model"
-    adds_space = _from_model(path, vocab) if path.is_file() else _from_json(tokenizer, vocab)
+    adds_space = _from_model(path, vocab) if path.is_file() else _from_json(tokenizer or {}, vocab)
     for token in tokens_listed_elsewhere(checkpoint):
         vocab.put_added(token, ADDED_SCORE)
     for token in added_tokens(tokenizer):
@@ -49,8 +49,8 @@ def sentencepiece_fields(
     return found + vocab.fields(with_scores=True), vocab.warnings
 
 
-def _from_json(tokenizer: dict[str, Any] | None, vocab: Vocab) -> bool:
-    model = (tokenizer or {})["model"]
+def _from_json(tokenizer: dict[str, Any], vocab: Vocab) -> bool:
+    model = tokenizer["model"]
     vocab.put_base(model.get("vocab"), lambda text: TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL)
     unknown = model.get("unk_token")
     if isinstance(unknown, str) and unknown in model["vocab"]:
@@ -103,7 +103,9 @@ def _adds_space(tokenizer: dict[str, Any], vocab: Vocab) -> bool:
 
 
 def _from_model(path: Path, vocab: Vocab) -> bool:
-    pieces, trainer, normalizer = [], {}, {}
+    pieces: list[dict[int, Any]] = []
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
     for number, value in messages(path.read_bytes(), path):
         if number == 1:
             pieces.append(dict(messages(value, path)))

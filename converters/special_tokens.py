@@ -70,9 +70,9 @@ def _set(special: SpecialTokens, kind: str, number: int, n_vocab: int) -> None:
 def added_tokens(tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
     """tokenizer.json's added_tokens, checked."""
     tokens = (tokenizer or {}).get("added_tokens") or []
-    for token in tokens if isinstance(tokens, list) else [None]:
-        ok = isinstance(token, dict) and isinstance(token.get("content"), str)
-        if not ok or not isinstance(token.get("id"), int) or isinstance(token["id"], bool) or token["id"] < 0:
+    for token in tokens if isinstance(tokens, list) else [tokens]:
+        number, text = (token.get("id"), token.get("content")) if isinstance(token, dict) else (None, None)
+        if not isinstance(text, str) or not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise IntegrityError(f"an added token of the tokenizer has no number or no text: {token!r:.80}")
     return tokens
 

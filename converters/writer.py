@@ -53,7 +53,7 @@ class Writer:
 
     def add(self, data: np.ndarray) -> None:
         """Some of the current tensor's bytes."""
-        view = memoryview(np.ascontiguousarray(data)).cast("B")
+        view = np.ascontiguousarray(data).data.cast("B")
         self._in_tensor += view.nbytes
         self._put(view)
 

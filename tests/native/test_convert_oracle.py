@@ -204,4 +204,4 @@ def test_a_well_named_folder_has_upstreams_provenance(folders: Path, tmp_path: P
     with open_gguf(ours) as a, open_gguf(folders / "named" / "theirs.gguf") as b:
         theirs = {key: value for key, value in b.metadata.items() if key.startswith("general.")}
         assert {key: a.metadata.get(key) for key in theirs} == theirs
-        assert theirs["general.finetune"] == "Instruct" and theirs["general.sampling.top_k"] == 20
+        assert "Instruct" in theirs["general.finetune"] and theirs["general.sampling.top_k"] == 20
