@@ -7,6 +7,7 @@
 #include "llama-impl.h"
 #include "llama-io.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -103,8 +104,8 @@ static void liquid_count(liquid_depth * depth, const llm_graph_input_liquid & in
         stats.n_gate_runs  += n_run;
         skipped_layers += (n_tokens - n_run)*gate.span;
         skipped_moe    += (n_tokens - n_run)*n_moe;
-        if (inp.flags) {
-            stats.n_blocks_unread += n_tokens - n_run;
+        if (inp.form != LIQUID_FORM_DENSE && n_run == 0) {
+            stats.n_blocks_unread++;
         }
     }
 
@@ -191,13 +192,18 @@ void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, c
 // llm_graph_input_liquid
 //
 
-llm_graph_input_liquid::llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, bool flags, int64_t n_tokens) :
+llm_graph_input_liquid::llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, liquid_form form, int64_t n_tokens, int64_t n_outputs) :
     depth(depth),
     topology(depth->topology),
     warmup(cparams.warmup),
-    flags(flags),
-    n_tokens(n_tokens) {
-    forced.resize(depth->model->gates.size()*n_tokens, 0.0f);
+    form(form),
+    n_tokens(n_tokens),
+    n_outputs(n_outputs) {
+    if (form != LIQUID_FORM_FULL) {
+        forced.resize(depth->model->gates.size()*n_tokens);
+        gated_runs.resize(n_tokens);
+        is_output.resize(n_tokens);
+    }
 }
 
 bool llm_graph_input_liquid::can_reuse(const llm_graph_params & params) {
@@ -217,11 +223,17 @@ static float liquid_forced_value(const liquid_depth & depth, int32_t gate, llama
 }
 
 void llm_graph_input_liquid::set_input(const llama_ubatch * ubatch) {
-    gated_runs = 0;
     for (const auto & [result, state] : in_place) {
         GGML_ASSERT(result->data == state->data);
     }
+    std::fill(gated_runs.begin(), gated_runs.end(), 0);
+    for (size_t i = 0; i < is_output.size(); ++i) {
+        is_output[i] = n_outputs == n_tokens || ubatch->output[i] != 0;
+    }
     for (size_t g = 0; g < gates.size(); ++g) {
+        // work buffers are planned from the extents, before the gates decide
+        liquid_set_rows(gates[g].side_run .rows, n_tokens);
+        liquid_set_rows(gates[g].side_skip.rows, n_tokens);
         for (int64_t i = 0; i < n_tokens; ++i) {
             forced[g*n_tokens + i] = liquid_forced_value(*depth, gates[g].index, ubatch->pos[i], ubatch->seq_id[i][0]);
         }
@@ -232,6 +244,18 @@ void llm_graph_input_liquid::set_input(const llama_ubatch * ubatch) {
     if (tau && tau->buffer) {
         ggml_backend_tensor_set(tau, &depth->threshold, 0, sizeof(float));
     }
+}
+
+std::pair<float, bool> llm_graph_input_liquid::decide(const liquid_gate_node & node, int64_t i, float z) {
+    const auto & info = depth->model->info;
+
+    const float w = 1.0f/(1.0f + expf(-z));
+    bool run = (w - depth->threshold) + forced[node.index*n_tokens + i] > 0.0f;
+    if (depth->mode != LIQUID_DEPTH_FORCED) {
+        run = run || node.before + gated_runs[i] + node.after < info.min_layers;
+    }
+    gated_runs[i] += run ? node.span : 0;
+    return { w, run };
 }
 
 //

@@ -5,6 +5,8 @@
 
 #include "liquid.h"
 
+#include "liquid-rows.h"
+
 #include "llama-graph.h"
 
 #include <memory>
@@ -14,6 +16,8 @@ struct llama_model;
 struct llama_model_liquid;
 class  llama_io_write_i;
 class  llama_io_read_i;
+
+class llm_graph_input_liquid;
 
 struct liquid_depth {
     const llama_model        & base;
@@ -65,10 +69,23 @@ void liquid_state_read   (const liquid_depth * depth, const llama_cparams & cpar
 // called in llama-kv-cache.cpp: the magnitude by which moving a cached key multiplies it
 float liquid_shift_attn_factor(const llama_cparams & cparams, float freq_scale);
 
-// One gate of a graph. Flags form: `out` is {w, run, c_run, c_skip} of the one token and the node lists are switched by it.
-// Dense form: w and run are [1, n_tokens].
+// How a graph executes depth. Full graphs hold no gate.
+enum liquid_form {
+    LIQUID_FORM_FULL,
+    LIQUID_FORM_FLAGS, // one token: the nodes of a skipped span are switched off
+    LIQUID_FORM_ROWS,  // several: the rows that run are gathered, computed and scattered back
+    LIQUID_FORM_DENSE, // any backend: all rows are computed, skipped ones masked out
+};
+
+// what a gate governs on one side: the nodes, and which dimension of them counts rows (rows form)
+struct liquid_side {
+    std::vector<ggml_tensor *> nodes;
+    liquid_row_nodes           rows;
+};
+
+// One gate of a graph. `w` and `run` hold one value per token once the graph has run.
 struct liquid_gate_node {
-    const llm_graph_input_i * owner = nullptr;
+    llm_graph_input_liquid * owner = nullptr;
 
     int32_t index  = 0; // into the model's gates
     int32_t layer  = 0;
@@ -76,31 +93,38 @@ struct liquid_gate_node {
     int32_t before = 0; // ungated layers below `layer`
     int32_t after  = 0; // layers above the span
 
+    bool outputs_only = false; // rows form: the span ends the model, rows that are no output need not run it
+
     ggml_tensor * w   = nullptr;
     ggml_tensor * run = nullptr;
 
-    std::vector<ggml_tensor *> nodes_run;
-    std::vector<ggml_tensor *> nodes_skip;
+    liquid_side side_run;
+    liquid_side side_skip;
 };
 
 class llm_graph_input_liquid : public llm_graph_input_i {
 public:
-    llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, bool flags, int64_t n_tokens);
+    llm_graph_input_liquid(liquid_depth * depth, const llama_cparams & cparams, liquid_form form, int64_t n_tokens, int64_t n_outputs);
 
     void set_input(const llama_ubatch * ubatch) override;
     bool can_reuse(const llm_graph_params & params) override;
 
-    liquid_depth * depth;
-    const uint64_t topology;
-    const bool     warmup;
-    const bool     flags;
-    const int64_t  n_tokens;
+    // the decision of gate `node` for row i with logit z: {w, run}; counts the layers that ran
+    std::pair<float, bool> decide(const liquid_gate_node & node, int64_t i, float z);
+
+    liquid_depth *    depth;
+    const uint64_t    topology;
+    const bool        warmup;
+    const liquid_form form;
+    const int64_t     n_tokens;
+    const int64_t     n_outputs;
 
     ggml_tensor * tau   = nullptr; // F32 [1], dense form
     ggml_tensor * force = nullptr; // F32 [1, n_tokens, n_gate], dense form: +4 run, -4 skip, 0 as the gate says
 
-    std::vector<float> forced; // [n_gate][n_tokens], the same values on the host
-    int32_t gated_runs = 0;    // flags form: gated layers that ran so far in this evaluation
+    std::vector<float>   forced;     // [n_gate][n_tokens], the same values on the host
+    std::vector<int32_t> gated_runs; // [n_tokens] gated layers that ran so far in this evaluation
+    std::vector<uint8_t> is_output;  // [n_tokens]
 
     // never reallocated after the graph is built: ops hold pointers into it
     std::vector<liquid_gate_node> gates;

@@ -41,8 +41,8 @@ enum liquid_depth_mode {
 
 // How skipping is executed. The forms take the same decisions and agree bit for bit for equal decisions.
 enum liquid_engine {
-    LIQUID_ENGINE_AUTO  = 0, // flags where they are safe, dense elsewhere
-    LIQUID_ENGINE_FLAGS = 1, // one token on the CPU alone: the nodes of a skipped span are not computed
+    LIQUID_ENGINE_AUTO  = 0, // what skips, where it is safe and faster; dense elsewhere
+    LIQUID_ENGINE_FLAGS = 1, // as auto, for one token at a time alone: the nodes of a skipped span are not computed
     LIQUID_ENGINE_DENSE = 2, // any backend: everything is computed, skipped rows are masked out
 };
 
@@ -75,7 +75,7 @@ struct liquid_depth_stats {
     int64_t n_gate_evals;
     int64_t n_gate_runs;     // gate evaluations that let their span run
     int64_t n_expert_hits;   // routed experts applied, over all tokens and mixture layers that ran
-    int64_t n_blocks_unread; // span executions whose weights were not read at all
+    int64_t n_blocks_unread; // evaluations of a span whose weights were not read, because no token ran it
 };
 
 LLAMA_API int32_t      liquid_api_version(void);
