@@ -223,6 +223,8 @@ class Engine:
             if trace := self.context.trace():
                 self._last_trace.append(trace)
             rows.append(self.context.logits(int(wanted[part].sum())))
+        if len(rows) == 1:
+            return rows[0]
         return np.concatenate(rows) if rows else np.zeros((0, self.info.n_vocab), np.float32)
 
     # answering
