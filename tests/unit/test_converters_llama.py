@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from liquidcli import converters
-from liquidcli.errors import IntegrityError, LiquidError, UsageError
+from liquidcli.errors import DiskSpaceError, IntegrityError, LiquidError, UsageError
 from liquidcli.gguf_file import GGUFFile, check_loadable, open_gguf
 from tests.hf_folders import CONFIG, llama_tensors, to_bf16, write_llama
 
@@ -251,6 +252,15 @@ def test_the_source_is_never_the_target(tmp_path: Path) -> None:
     what = converters.plan(write_llama(tmp_path / "m"))
     with pytest.raises(UsageError, match="one of the files that are converted"):
         converters.run(what, tmp_path / "m" / "model.safetensors")
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = converters.plan(write_llama(tmp_path / "m"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=what.size_bytes - 1)
+    monkeypatch.setattr("liquidcli.files.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(DiskSpaceError):
+        converters.run(what, tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_unknown_output_type(tmp_path: Path) -> None:
