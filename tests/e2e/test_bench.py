@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,11 @@ def test_what_cannot_be_timed_is_refused_in_one_sentence(liquid, models):
     failed(liquid(*model, "-pg", "3"), 2, "-pg 512,128")
     failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
     failed(liquid("bench", "-m", "nothing.gguf"), 3, "nothing.gguf")
+
+
+def test_ctrl_c_ends_with_130_and_prints_no_half_table(liquid, models):
+    process = liquid.start("bench", "-m", models["gated"], "-r", "10000", "-t", "1", "-p", "16", "-n", "0")
+    assert process.stderr.read(5) == "gates"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,12 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(liquid, models, tmp_
     failed(liquid(*model, *TEXT, *QUICK, "--base", other), 2, "vocabulary")
     (tmp_path / "empty.txt").write_text("")
     failed(liquid(*model, "-f", "empty.txt"), 2, "at least 1024")
+
+
+def test_ctrl_c_between_chunks_ends_with_130(liquid, models, tmp_path):
+    (tmp_path / "long.txt").write_text(random_models.TEXT.read_text() * 8)
+    process = liquid.start("perplexity", "-m", models["gated"], "-f", "long.txt", "-c", "64", "-b", "64", "-t", "1")
+    assert process.stderr.read(3) == "[1]"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,3 +55,17 @@ def test_a_table_is_printed_and_wrong_options_are_one_sentence(tmp_path):
     assert result.returncode == 0 and "saved/savable" in result.stdout and "2 of 8 skipped" in result.stdout
     wrong = bench("--shape", "tiny", "--skip-layers", 5)
     assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.startswith("error: 5 layers are to be skipped")
+
+
+def test_ctrl_c_leaves_no_model_behind(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "depth.py"), "--shape", "tiny", "--dir", str(tmp_path / "m")]
+    process = subprocess.Popen(
+        [*command, "--rounds", "100000", "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "m").glob("*.gguf"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err
+    assert not (tmp_path / "m").exists()
