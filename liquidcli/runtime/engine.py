@@ -188,26 +188,26 @@ class Engine:
 
     def decode(
         self,
-        tokens: Sequence[int],
-        pos: Sequence[int] | None = None,
-        seq_id: int | Sequence[int] = 0,
+        tokens: Sequence[int] | np.ndarray,
+        pos: Sequence[int] | np.ndarray | None = None,
+        seq_id: int | Sequence[int] | np.ndarray = 0,
         logits: str | Sequence[bool] = "last",
     ) -> np.ndarray:  # [n_out, n_vocab] float32
         """Compute any number of tokens; `logits` is last, all, none, or one truth per token. Interrupted on Ctrl-C."""
-        tokens = np.asarray(tokens, np.int32)
-        seq = np.broadcast_to(np.asarray(seq_id, np.int32), tokens.shape)
+        ids = np.asarray(tokens, np.int32)
+        seq = np.asarray(seq_id, np.int32)
         if pos is None:
-            if np.ndim(seq_id):
+            if seq.ndim:
                 raise UsageError("tokens of several sequences need their positions")
-            pos = self.context.seq_range(int(seq_id))[1] + 1 + np.arange(len(tokens))
-        pos = np.asarray(pos, np.int32)
+            pos = self.context.seq_range(int(seq))[1] + 1 + np.arange(len(ids))
+        at, seq = np.asarray(pos, np.int32), np.broadcast_to(seq, ids.shape)
         held, self._held = self._held, None
         with ctrl_c:
-            found = self._compute(tokens, pos, seq, _wanted(logits, len(tokens)))
+            found = self._compute(ids, at, seq, _wanted(logits, len(ids)))
             if found is None or ctrl_c.pressed:
                 raise Interrupted("stopped")
-        if held is not None and not seq.any() and np.array_equal(pos, len(held) + np.arange(len(tokens))):
-            held.extend(tokens.tolist())
+        if held is not None and not seq.any() and np.array_equal(at, len(held) + np.arange(len(ids))):
+            held.extend(ids.tolist())
             self._held = held
         return found
 
