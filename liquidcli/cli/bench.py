@@ -85,7 +85,7 @@ def bench(
     }
     text = _text(file)
     path = resolve_model(model, gates=gates, offline=offline).path
-    records = []
+    records: list[dict[str, Any]] = []
     for chosen in itertools.product(*settings.values()):
         one = dict(zip(settings, chosen, strict=True))
         records += _run(path, one, tests, policies, repetitions, text, random)

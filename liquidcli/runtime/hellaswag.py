@@ -142,7 +142,8 @@ def ending_scores(engine: Engine, sequences: Sequence[Sequence[int]]) -> list[fl
         engine.seq_cp(0, seq)
     rest = [list(sequence[shared:]) for sequence in sequences]
     rows = [(token, shared + i, seq) for seq, ending in enumerate(rest) for i, token in enumerate(ending[:-1])]
-    logits = engine.decode(*map(list, zip(*rows, strict=True)), "all") if rows else first[:0]
+    tokens, pos, seqs = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    logits = engine.decode(tokens, pos, seqs, "all") if rows else first[:0]
     scores, at = [], 0
     for ending in rest:
         n_rows = len(ending) - 1

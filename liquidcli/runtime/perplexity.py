@@ -184,5 +184,5 @@ def _score(
         part = slice(at, at + _ROWS_AT_ONCE)
         here = (where[0][part], where[1][part])
         run.nll[here] = token_nll(logits[rows[part]], targets[part])
-        if base is not None:
+        if base is not None and run.comparison is not None:
             run.comparison.put(here, compare_rows(logits[rows[part]], base[rows[part]], targets[part]))
