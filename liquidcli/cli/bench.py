@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from ..errors import NotFoundError, UsageError
 from ..ui.console import out
+from .locate import locate
 from .options import Depth, FileOpt, Gates, Json, ModelOpt, Offline, Quiet, option
 
 _LIST = "N[,N...]"
@@ -60,7 +61,6 @@ def bench(
     --depth takes a comma list, whose members are run in turns. Models with gates are fed real text, a bundled one or
     -f FILE: gates run deep on random tokens. -d is context that is already filled, as in llama-bench.
     """
-    from ..hub.resolve import resolve_model
     from ..runtime.bench import parse_numbers, plan_tests
     from ..runtime.bench_report import FORMATS
     from ..runtime.depth import DepthPolicy
@@ -84,7 +84,7 @@ def bench(
         "flash_attn": flash_attn.split(","),
     }
     text = _text(file)
-    path = resolve_model(model, gates=gates, offline=offline).path
+    path = locate(model, gates, offline=offline)
     records: list[dict[str, Any]] = []
     for chosen in itertools.product(*settings.values()):
         one = dict(zip(settings, chosen, strict=True))

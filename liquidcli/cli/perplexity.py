@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import NotFoundError, UsageError
 from ..ui.console import out
+from .locate import locate
 from .options import (
     BaseRef,
     BatchSize,
@@ -73,7 +74,6 @@ def perplexity(
     Figures as llama-perplexity's. --depth takes a comma list. --base names a model, evaluated at full depth, to
     compare the predictions with.
     """
-    from ..hub.resolve import resolve_model
     from ..runtime.depth import DepthPolicy
 
     out.configure(json=json, quiet=quiet)
@@ -83,11 +83,11 @@ def perplexity(
         "n_ubatch": ubatch_size, "n_threads": threads, "n_gpu_layers": gpu_layers, "flash_attn": flash_attn,
         "type_k": cache_type_k, "type_v": cache_type_v,
     }  # fmt: skip
-    path = resolve_model(model, gates=gates, offline=offline).path
+    path = locate(model, gates, offline=offline)
     if hellaswag:
         results = _hellaswag(path, text, policies, hellaswag_tasks, ctx_size, settings)
     else:
-        base_path = resolve_model(base, offline=offline).path if base else path if kl_divergence else None
+        base_path = locate(base, offline=offline) if base else path if kl_divergence else None
         results = _perplexity(path, base_path, text, policies, (ctx_size, chunks, batch_size, ppl_stride), settings)
     if json:
         out.json(results[0] if len(results) == 1 else results)
