@@ -62,6 +62,15 @@ def test_engines_and_thresholds_and_forced_decisions(family: str) -> None:
         assert_equal(result)
 
 
+@pytest.mark.parametrize("family", GATES)
+def test_as_programs_run_it(family: str) -> None:
+    """No trace, flash attention: only the rows that run are computed. Decisions are forced: rounding flips some."""
+    settings = [Setting(s, flash=True, depth="forced", trace=False) for s in ("tokens", "prompt", "mixed")]
+    for result in run_family(family, settings, N_SEQ, N_TOKENS):
+        assert_close(result)
+        assert result.fraction_diff < 1e-9, result
+
+
 @pytest.mark.parametrize("family", ["span2-adapter", "flexidepth", "moe", "sliding", "chunked", "llama4"])
 def test_small_ubatches_and_separate_streams(family: str) -> None:
     for result in run_family(family, SPLITTING, N_SEQ, N_TOKENS):
