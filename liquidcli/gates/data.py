@@ -17,6 +17,8 @@ from ..errors import NotFoundError, UsageError
 from .vocab import Vocabulary
 
 HELD_OUT_EVERY = 10
+MIN_ROW = 16
+MIN_DISTINCT = 0.6
 _PUNCTUATION = re.compile(r"\s*([.,;:!?()\"]|'s\b)\s*")
 
 
@@ -68,13 +70,24 @@ def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[list[int]]:
             yield vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n")
 
 
+def distinct(tokens: list[int]) -> float:
+    """Different runs of four tokens among all runs of four: near 1 in prose, low where a model caught itself in a loop."""
+    runs = [tuple(tokens[i : i + 4]) for i in range(max(1, len(tokens) - 3))]
+    return len(set(runs)) / len(runs)
+
+
 def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[list[int]]:
-    """The records of `selftext`: every tenth is held out; half of the articles are given the spaced style."""
+    """The records of `selftext` that do not run in a loop (a loop is free to predict, and would teach gates that much is).
+
+    Every tenth is held out; half of the articles are given the spaced style.
+    """
     rows = []
     for i, line in enumerate(path.read_text().splitlines()):
         if (i % HELD_OUT_EVERY == 0) != held_out:
             continue
         record = json.loads(line)
+        if distinct(record["tokens"]) < MIN_DISTINCT:
+            continue
         if record["kind"] == "article" and i % 2:
             rows.append(vocab.tokenize(spaced(vocab.text(record["tokens"]))))
         else:
@@ -94,14 +107,18 @@ def documents(source: Source, vocab: Vocabulary, own: Path) -> list[list[int]]:
 
 
 class Rows:
-    """An endless, seeded stream of rows of `n_ctx` tokens; documents of one source are packed until a row is full."""
+    """An endless, seeded stream of rows of at most `n_ctx` tokens.
+
+    A row of many documents would hold a chat template many times, and repeated templates teach gates that templates are
+    free: so a document is a row of its own, and begins at position 0 as it does at run time. Long texts are cut up.
+    """
 
     def __init__(self, sources: list[Source], vocab: Vocabulary, own: Path, n_ctx: int, seed: int) -> None:
         self.n_ctx, self.rng = n_ctx, random.Random(seed)
         self.shares = [source.share for source in sources]
         self.documents = [documents(source, vocab, own) for source in sources]
         for source, found in zip(sources, self.documents, strict=True):
-            if not any(found):
+            if not any(len(document) >= MIN_ROW for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
         self.streams = [self._stream(found) for found in self.documents]
         self.n_rows = 0
@@ -113,14 +130,10 @@ class Rows:
             while True:
                 self.rng.shuffle(starts)
                 yield from ((text * (1 + self.n_ctx // len(text)))[s : s + self.n_ctx] for s in starts)
-        order, row = list(range(len(found))), []
+        order = [i for i, document in enumerate(found) if len(document) >= MIN_ROW]
         while True:
             self.rng.shuffle(order)
-            for i in order:
-                row = row + found[i]
-                if len(row) >= self.n_ctx:
-                    yield row[: self.n_ctx]
-                    row = []
+            yield from (found[i][: self.n_ctx] for i in order)
 
     def take(self, n: int) -> list[list[int]]:
         """The next `n` rows."""

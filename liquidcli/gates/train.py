@@ -87,6 +87,7 @@ class Run:
     def __post_init__(self) -> None:
         o = self.options
         o.check()
+        self.sources = [Source.parse(text) for text in o.data]
         torch.set_num_threads(o.threads or 2)
         self.vocab = Vocabulary(self.base_path)
         self.base = load_base(self.base_path)
@@ -95,8 +96,6 @@ class Run:
         self.candidates = list(o.layers) or list(range(2, n_layer - 2))
         if not self.candidates or min(self.candidates) < 1 or max(self.candidates) >= n_layer:
             raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
-        self.sources = [Source.parse(text) for text in o.data]
-
     @property
     def own(self) -> Path:
         return self.state / "own.jsonl"

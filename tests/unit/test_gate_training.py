@@ -10,7 +10,7 @@ import torch
 
 from liquidcli.errors import NotFoundError, UsageError
 from liquidcli.gates import local, losses
-from liquidcli.gates.data import Rows, Source, spaced
+from liquidcli.gates.data import Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.judge import Judge, threshold_for
 from liquidcli.gates.network import Gates, HardStep, Network, load_base
 from liquidcli.gates.pack import read_pack
@@ -174,6 +174,13 @@ def test_rows_repeat_from_a_seed_and_can_be_resumed(tmp_path):
     assert {len(row) for row in rows} == {32}
 
 
+def test_a_document_is_a_row_of_its_own_and_begins_it(tmp_path):
+    rows = [{"tokens": [9] + [i] * length} for i, length in enumerate((20, 30, 90, 3))]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    taken = Rows([Source.parse(str(tmp_path / "a.jsonl"))], Vocabulary(tmp_path), tmp_path, 64, 1).take(9)
+    assert {(row[0], row[1], len(row)) for row in taken} == {(9, 0, 21), (9, 1, 31), (9, 2, 64)}
+
+
 def test_sources_say_what_is_wrong_with_them(tmp_path):
     path = write_tokens(tmp_path / "a.jsonl")
     assert Source.parse(f"{path}:spaced:lines=7:share=0.25") == Source(path, spaced=True, lines=7, share=0.25)
@@ -229,3 +236,12 @@ def test_what_this_version_does_not_train_is_said(tmp_path):
     for wrong in ({"kv": "drop"}, {"span": 2}, {"scope": "ffn"}, {"rank": 4}, {"target": 1.0}, {"adapter_size": 20}):
         with pytest.raises(UsageError):
             Options(**wrong).check()
+
+
+def test_answers_that_run_in_a_loop_are_left_out(tmp_path):
+    loop, prose = [1, 2, 3, 4] * 30, list(range(120))
+    assert distinct(loop) < 0.1 and distinct(prose) == 1
+    records = [{"kind": "chat", "tokens": tokens} for tokens in (loop, loop, prose, prose)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=False) == [prose, prose]
+    assert own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=True) == []

@@ -1,0 +1,75 @@
+"""`liquid gates` as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.command import Liquid, failed
+from tests.gate_packs import write_base, write_tiny_pack
+from tests.gguf_bytes import f32, llama
+
+
+@pytest.fixture
+def liquid(tmp_path):
+    return Liquid(tmp_path, {})
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_base(tmp_path / "base.gguf")
+
+
+@pytest.fixture
+def pack(tmp_path, base):
+    return write_tiny_pack(tmp_path / "pack.gguf", base)
+
+
+def test_apply_prints_the_path_and_show_lists_the_gates(liquid, tmp_path, base, pack):
+    done = liquid("gates", "apply", base, pack, "-o", tmp_path / "out.gguf")
+    assert done.returncode == 0 and done.stdout.strip() == str(tmp_path / "out.gguf"), done.stderr
+    for file, kind in ((pack, "pack"), (tmp_path / "out.gguf", "model")):
+        told = json.loads(liquid("gates", "show", file, "--json").stdout)
+        assert told["type"] == kind and [gate["layer"] for gate in told["gates"]] == [1, 2]
+    shown = liquid("gates", "show", tmp_path / "out.gguf").stdout
+    assert "2 linear, 4 layers" in shown and "0.750" in shown
+
+
+def test_a_pack_for_another_base_is_one_sentence_and_exit_code_6(liquid, tmp_path, pack):
+    tuned = llama(4)
+    tuned.tensors["output_norm.weight"] = f32(32, seed=77)
+    other = tuned.write(tmp_path / "tuned.gguf")
+    failed(liquid("gates", "apply", other, pack, "-o", tmp_path / "out.gguf"), 6, "fine-tune")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [
+    (("apply", "none.gguf", "pack.gguf", "-o", "out.gguf"), 3, "none.gguf"),
+    (("apply", "base.gguf", "base.gguf", "-o", "out.gguf"), 6, "a gate pack was expected"),
+    (("apply", "base.gguf", "pack.gguf", "-o", "."), 2, "folder"),
+    (("apply", "base.gguf", "cut.gguf", "-o", "out.gguf"), 6, "cut.gguf"),
+    (("show", "base.gguf"), 3, "no depth gates"),
+    (("train", "base.gguf", "-o", "p.gguf", "--target", "75"), 2, "a share like 75%"),
+    (("train", "base.gguf", "-o", "p.gguf", "--layers", "9-4"), 2, "--layers"),
+    (("train", "base.gguf", "-o", "p.gguf", "--kv", "drop"), 2, "--kv"),
+    (("train", "base.gguf", "-o", "p.gguf", "--data", "none.txt"), 3, "none.txt"),
+], ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else None)  # fmt: skip
+def test_failures_are_one_sentence(liquid, tmp_path, pack, words, code, said):
+    (tmp_path / "cut.gguf").write_bytes(pack.read_bytes()[:-700])
+    failed(liquid("gates", *words), code, said)
+    assert not (tmp_path / "out.gguf").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_training_tells_its_progress_and_writes_pack_and_report(liquid, tmp_path, base):
+    rows = [{"tokens": [(i * j) % 16 for i in range(40)]} for j in range(1, 30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["gates", "train", base, "-o", tmp_path / "p.gguf", "--data", "rows.jsonl", "--target", "80%", "--n-gates", "1",
+             "--layers", "1-2", "--adapter-size", "32", "--harvest-tokens", "600", "--epochs", "1", "--tune-tokens", "1", "-t", "1"]
+    done = liquid(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["options"]["target"] == 0.8 and (tmp_path / "p.gguf.json").exists()
+    assert "pricing layers" in done.stderr and "end to end" in done.stderr
+    failed(liquid(*words), 2, "--resume")
+    assert liquid(*words, "--resume", "-q").returncode == 0
