@@ -31,7 +31,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
-    """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, on any failure it is removed.
+    """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
 
     Raises UsageError for a folder, NotFoundError for a missing parent, DiskSpaceError before or during the writing.
     """

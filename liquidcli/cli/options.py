@@ -66,7 +66,7 @@ Depth = Annotated[
 
 # how it runs
 CtxSize = Annotated[
-    int, option("-c", "--ctx-size", metavar="N", min=0, help="Context in tokens; 0: as the model was trained, at most 4096.")
+    int, option("-c", "--ctx-size", metavar="N", min=0, help="Context in tokens; 0: the model's, at most 4096.")
 ]
 BatchSize = Annotated[
     int, option("-b", "--batch-size", metavar="N", min=1, help="Tokens handed to the library at once.")

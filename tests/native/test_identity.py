@@ -11,10 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from random_model import BODY_TYPES, write_model  # noqa: E402
-from shapes import SHAPES, Gates  # noqa: E402
+from random_model import BODY_TYPES, write_model
+from shapes import SHAPES, Gates
 
-from liquidcli.hub import default_model  # noqa: E402
+from liquidcli.hub import default_model
 
 PROBE = Path(__file__).with_name("logits_digest.py")
 DENSE = Gates((0, 3, 7), adapter=32)
