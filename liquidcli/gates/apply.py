@@ -34,7 +34,7 @@ _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_do
 _FALLBACK = {T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0, T.IQ4_XS: T.IQ4_NL}
 _PLAIN = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
 _NOT_OF_A_MODEL = ("split.no", "split.count", "split.tensors.count")
-_SOFTMAX = 1                                         # llama.cpp's number for expert_gating_func
+_SOFTMAX = 1  # llama.cpp's number for expert_gating_func
 
 
 def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Progress | None = None) -> dict[str, Any]:
@@ -51,8 +51,13 @@ def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Pr
         with atomic_output(out, container.size_bytes(keys, tensors, f.alignment)) as part, part.open("wb") as file:
             container.write(file, keys, tensors, f.alignment, progress)
     return {
-        "input": str(base), "pack": str(pack), "output": str(out), "size_bytes": out.stat().st_size,
-        "gates": len(gates.depth.layers), "adapter_types": sorted(set(types.values())), "merged": sorted(gates.lora),
+        "input": str(base),
+        "pack": str(pack),
+        "output": str(out),
+        "size_bytes": out.stat().st_size,
+        "gates": len(gates.depth.layers),
+        "adapter_types": sorted(set(types.values())),
+        "merged": sorted(gates.lora),
         "fallbacks": {name: kind for name, kind in types.items() if kind != _asked(tensors, name)},
     }
 
@@ -70,7 +75,9 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
     if f.architecture == "liquid":
         raise UsageError(f"{f.path} is a liquid model already; a gate pack is applied to the plain base")
     if f.architecture not in DERIVED:
-        raise UsageError(f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(DERIVED)}")
+        raise UsageError(
+            f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(DERIVED)}"
+        )
     if difference := gates.base.difference(base_identity(f)):
         raise IntegrityError(
             f"{gates.path or 'the gate pack'} was made for another base than {f.path}: {difference}",

@@ -23,7 +23,7 @@ class Tensor:
     """One tensor to write: `data` is asked for when its turn comes."""
 
     name: str
-    shape: tuple[int, ...]                           # ggml order
+    shape: tuple[int, ...]  # ggml order
     type: GGMLQuantizationType
     size_bytes: int
     data: Callable[[], np.ndarray]
@@ -47,8 +47,13 @@ def array(kind: GGUFValueType, contents: Sequence[object]) -> bytes:
 def _plain(kind: GGUFValueType, content: object) -> bytes:
     if kind is GGUFValueType.STRING:
         return string(str(content))
-    formats = {GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f",
-               GGUFValueType.BOOL: "<?", GGUFValueType.UINT64: "<Q"}
+    formats = {
+        GGUFValueType.UINT32: "<I",
+        GGUFValueType.INT32: "<i",
+        GGUFValueType.FLOAT32: "<f",
+        GGUFValueType.BOOL: "<?",
+        GGUFValueType.UINT64: "<Q",
+    }
     return struct.pack(formats[kind], content)
 
 
@@ -68,8 +73,13 @@ def size_bytes(keys: dict[str, bytes], tensors: Sequence[Tensor], alignment: int
     return len(head(keys, tensors, alignment)) + sum(t.size_bytes + -t.size_bytes % alignment for t in tensors)
 
 
-def write(file: BinaryIO, keys: dict[str, bytes], tensors: Sequence[Tensor], alignment: int = ALIGNMENT,
-          progress: Callable[[int, int, str], None] | None = None) -> None:
+def write(
+    file: BinaryIO,
+    keys: dict[str, bytes],
+    tensors: Sequence[Tensor],
+    alignment: int = ALIGNMENT,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> None:
     """The whole file, front to back, in steps of a few MiB."""
     done, total = 0, size_bytes(keys, tensors, alignment)
     file.write(head(keys, tensors, alignment))

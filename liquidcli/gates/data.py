@@ -1,7 +1,8 @@
 """Training text as rows of token ids: where it comes from, in what shares, in an order fixed by a seed.
 
-A source is `self:N` (N tokens of the base's own answers) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file holds
-`question` and `answer`, or `tokens`. `spaced` sets blanks around punctuation, as tokenised corpora do. Knows nothing of models.
+A source is `self:N` (N tokens of the base's own answers) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file
+holds `question` and `answer`, or `tokens`. `spaced` sets blanks around punctuation, as tokenised corpora do. Knows
+nothing of models.
 """
 
 from __future__ import annotations
@@ -71,13 +72,13 @@ def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[list[int]]:
 
 
 def distinct(tokens: list[int]) -> float:
-    """Different runs of four tokens among all runs of four: near 1 in prose, low where a model caught itself in a loop."""
+    """Different runs of four tokens among all runs of four: near 1 in prose, low in a model's loops."""
     runs = [tuple(tokens[i : i + 4]) for i in range(max(1, len(tokens) - 3))]
     return len(set(runs)) / len(runs)
 
 
 def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[list[int]]:
-    """The records of `selftext` that do not run in a loop (a loop is free to predict, and would teach gates that much is).
+    """The records of `selftext` that do not run in a loop (loops are free to predict and teach gates nothing).
 
     Every tenth is held out; half of the articles are given the spaced style.
     """

@@ -1,7 +1,7 @@
 """Which base a gate pack belongs to: architecture, shapes and a hash over the norms, which no quantization changes.
 
-ref: sha256 over attn_norm and ffn_norm of all layers in order (attn_norm.0, ffn_norm.0, attn_norm.1, ...), then output_norm,
-each value rounded to BF16 to nearest, ties to even, little-endian. Knows nothing of gates.
+ref: sha256 over attn_norm and ffn_norm of all layers in order (attn_norm.0, ffn_norm.0, attn_norm.1, ...), then
+output_norm, each value rounded to BF16 to nearest, ties to even, little-endian. Knows nothing of gates.
 """
 
 from __future__ import annotations
@@ -63,8 +63,13 @@ def base_identity(f: GGUFFile) -> Identity:
     number = lambda key, default=0: _number(f, key, default)  # noqa: E731
     n_head = number("attention.head_count")
     return Identity(
-        f.architecture, f.block_count, number("embedding_length"), number("feed_forward_length"), n_head,
-        number("attention.head_count_kv", n_head), norms_sha256(f),
+        f.architecture,
+        f.block_count,
+        number("embedding_length"),
+        number("feed_forward_length"),
+        n_head,
+        number("attention.head_count_kv", n_head),
+        norms_sha256(f),
     )
 
 

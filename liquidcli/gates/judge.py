@@ -1,12 +1,13 @@
 """Hard decisions on held-out rows: executed share, perplexity beside full depth, and the calibration table.
 
-Everything that training does not change (states below the first gate, full-depth losses) is computed once. Knows nothing of
-how gates are trained.
+Everything that training does not change (states below the first gate, full-depth losses) is computed once. Knows
+nothing of how gates are trained.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,25 +24,29 @@ class Score:
     executed_fraction: float
     ppl: float
     ppl_full: float
-    run_share: tuple[float, ...]                     # per gate
+    run_share: tuple[float, ...]  # per gate
 
     @property
     def ppl_ratio(self) -> float:
         return self.ppl / self.ppl_full
 
     def as_json(self) -> dict:
-        return {"executed_fraction": round(self.executed_fraction, 5), "ppl": round(self.ppl, 4),
-                "ppl_full": round(self.ppl_full, 4), "ppl_ratio": round(self.ppl_ratio, 5),
-                "run_share": [round(share, 4) for share in self.run_share]}
+        return {
+            "executed_fraction": round(self.executed_fraction, 5),
+            "ppl": round(self.ppl, 4),
+            "ppl_full": round(self.ppl_full, 4),
+            "ppl_ratio": round(self.ppl_ratio, 5),
+            "run_share": [round(share, 4) for share in self.run_share],
+        }
 
 
 class Judge:
-    """Scores gates on fixed rows [n, T]; `start` is at most the first gated layer."""
+    """Scores gates on fixed rows, n x [T]; `start` is at most the first gated layer."""
 
-    def __init__(self, network: Network, rows: Tensor, start: int) -> None:
+    def __init__(self, network: Network, rows: Sequence[Tensor], start: int) -> None:
         self.network, self.rows, self.start = network, rows, start
         with torch.no_grad():
-            self.states = [network.lower(row[None], start) for row in rows]             # n x [1, T, n_embd]
+            self.states = [network.lower(row[None], start) for row in rows]  # n x [1, T, n_embd]
         self._full: Tensor | None = None
 
     def _losses(self, h: Tensor, row: Tensor) -> Tensor:  # [T - T/2 - 1]
@@ -51,8 +56,12 @@ class Judge:
     def full_losses(self) -> Tensor:
         if self._full is None:
             with torch.no_grad():
-                self._full = torch.cat([self._losses(self.network.full(h, self.start), row)
-                                        for h, row in zip(self.states, self.rows, strict=True)])
+                self._full = torch.cat(
+                    [
+                        self._losses(self.network.full(h, self.start), row)
+                        for h, row in zip(self.states, self.rows, strict=True)
+                    ]
+                )
         return self._full
 
     def score(self, gates: Gates, z_threshold: float = 0.0) -> Score:
@@ -64,8 +73,12 @@ class Judge:
                 shares.append(torch.stack([run.mean() for run in trace.run]))
         share = torch.stack(shares).mean(0)
         executed = 1 - float((1 - share).sum()) / self.network.shape.n_layer
-        return Score(executed, math.exp(float(torch.cat(losses).mean())), math.exp(float(self.full_losses().mean())),
-                     tuple(share.tolist()))
+        return Score(
+            executed,
+            math.exp(float(torch.cat(losses).mean())),
+            math.exp(float(self.full_losses().mean())),
+            tuple(share.tolist()),
+        )
 
     def executed(self, gates: Gates, z_threshold: float) -> float:
         """The executed share alone: no head."""

@@ -1,8 +1,10 @@
-"""First stage: each layer on its own. Adapters learn what a layer adds; gates learn the logarithm of what its absence costs.
+"""First stage: each layer on its own. Adapters learn what a layer adds; gates learn the logarithm of what its absence
+costs.
 
-The cost of replacing a layer's output by the adapter's for one token is estimated to second order: d is the difference of
-the two, g the gradient of log p(y) at that place for y sampled from the model, and 1/2 (g.d)^2 is in the mean the KL it causes,
-in that token and all later ones. So one backward pass prices every layer for every token. Knows the full-depth base only.
+The cost of replacing a layer's output by the adapter's for one token is estimated to second order: d is the
+difference of the two, g the gradient of log p(y) at that place for y sampled from the model, and 1/2 (g.d)^2 is in
+the mean the KL it causes, in that token and all later ones. So one backward pass prices every layer for every token.
+Knows the full-depth base only.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from .network import Gates, Network, run_layer
 
 @dataclass
 class Harvest:
-    """What one pass of the base gives away; rows = tokens past the exempt positions, all [n_layer, N, n_embd], bfloat16."""
+    """What one pass of the base gives away; rows = tokens past the exempt positions, all [n_layer, N, n_embd],
+    bfloat16."""
 
-    state: Tensor                                    # layer input
-    change: Tensor                                   # layer output - layer input
-    score: Tensor                                    # gradient of log p(y) at the layer's output
+    state: Tensor  # layer input
+    change: Tensor  # layer output - layer input
+    score: Tensor  # gradient of log p(y) at the layer's output
 
 
 def harvest(network: Network, tokens: Tensor, layers: list[int], generator: torch.Generator) -> Harvest:
@@ -66,7 +69,7 @@ class Harvested:
         self.unit = state * torch.cat(scale, 1).bfloat16()
         self.change = torch.cat([chunk.change for chunk in chunks], 1)
         self.score = torch.cat([chunk.score for chunk in chunks], 1)
-        self.norms = norms                           # attn_norm (gates read it), ffn_norm (adapters): [L, 1, n_embd]
+        self.norms = norms  # attn_norm (gates read it), ffn_norm (adapters): [L, 1, n_embd]
         self.n_layer, self.n_rows = state.shape[:2]
 
     def metric(self, rows: slice, damping: float = 0.03) -> Tensor:
@@ -92,15 +95,28 @@ class Harvested:
         return torch.cat(parts, 1)
 
 
-def fit_adapters(gates: Gates, data: Harvested, rows: slice, *, epochs: int, lr: float, weight: Tensor | None = None,
-                 batch: int = 1024, seed: int = 0, report: Callable[[int, Tensor], None] | None = None) -> None:
-    """Regress what each layer adds, measured by the mean Fisher metric, all layers at once; `weight` [L, n_rows] per token.
+def fit_adapters(
+    gates: Gates,
+    data: Harvested,
+    rows: slice,
+    *,
+    epochs: int,
+    lr: float,
+    weight: Tensor | None = None,
+    batch: int = 1024,
+    seed: int = 0,
+    report: Callable[[int, Tensor], None] | None = None,
+) -> None:
+    """Regress what each layer adds, measured by the mean Fisher metric, all layers at once; `weight` [L, n_rows] per
+    token.
 
     `report` is told the epoch and the unexplained share per layer.
     """
     factor = data.metric(rows)
-    target = torch.stack([(one.float() @ f).bfloat16() for one, f in zip(data.change, factor, strict=True)])  # as change
-    unit = target[:, rows].float().square().sum(-1).mean(1)                   # [L]
+    target = torch.stack(
+        [(one.float() @ f).bfloat16() for one, f in zip(data.change, factor, strict=True)]
+    )  # as change
+    unit = target[:, rows].float().square().sum(-1).mean(1)  # [L]
     down = torch.bmm(gates.skip_down.detach(), factor).requires_grad_(True)
     parameters = [gates.skip_gate, gates.skip_up, down]
     with torch.no_grad():
@@ -116,7 +132,7 @@ def fit_adapters(gates: Gates, data: Harvested, rows: slice, *, epochs: int, lr:
             x = data.input("ffn_norm", part)
             hidden = torch.nn.functional.silu(torch.bmm(x, gates.skip_gate)) * torch.bmm(x, gates.skip_up)
             miss = torch.bmm(hidden, down) - target[:, part].float() / unit.sqrt()[:, None, None]
-            error = miss.square().sum(-1)                                     # [L, n], relative to no adapter
+            error = miss.square().sum(-1)  # [L, n], relative to no adapter
             loss = (error * weight[:, part]).mean(1).sum() if weight is not None else error.mean(1).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -130,7 +146,9 @@ def fit_adapters(gates: Gates, data: Harvested, rows: slice, *, epochs: int, lr:
         gates.skip_down.copy_(torch.linalg.solve_triangular(factor, scaled, upper=False, left=False))
 
 
-def fit_gates(gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, ridge: float = 4e-3, seed: int = 5) -> None:
+def fit_gates(
+    gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, ridge: float = 4e-3, seed: int = 5
+) -> None:
     """Set the gates' logits to log(expected cost | token); `cost` [L, N] is one noisy sample for each token.
 
     ref: gamma regression, mean(cost * exp(-z) + z) is least where z = log E[cost | features].
@@ -138,7 +156,7 @@ def fit_gates(gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, 
     sample = data.input("attn_norm", slice(0, data.n_rows, max(1, data.n_rows // 4000)))
     mean, std = sample.mean(1, keepdim=True), sample.std(1, keepdim=True) + 1e-6
     cost = cost.minimum(cost.quantile(0.998, dim=1, keepdim=True))
-    level = cost.mean(1)                                                     # [L]
+    level = cost.mean(1)  # [L]
     relative = cost / level[:, None]
     weight = torch.zeros_like(gates.weight, requires_grad=True)
     bias = torch.zeros_like(gates.bias, requires_grad=True)
@@ -147,7 +165,7 @@ def fit_gates(gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, 
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(data.n_rows, (min(2048, data.n_rows),), generator=generator)
-        scaled = weight / std[:, 0]                                          # acts on the normed state itself
+        scaled = weight / std[:, 0]  # acts on the normed state itself
         through = torch.bmm(data.unit[:, rows].float(), (scaled * data.norms["attn_norm"][:, 0])[:, :, None])[:, :, 0]
         z = (through + (bias - (scaled * mean[:, 0]).sum(1))[:, None]).clamp(-8, 8)
         loss = (relative[:, rows] * torch.exp(-z) + z).mean(1).sum() + ridge * weight.square().sum()

@@ -1,4 +1,5 @@
-"""Output-side losses as gradients at the last hidden state: the vocabulary is visited in chunks and never kept for autograd.
+"""Output-side losses as gradients at the last hidden state: the vocabulary is visited in chunks and never kept for
+autograd.
 
 Knows the head and probabilities. Knows nothing of gates.
 """
@@ -18,7 +19,7 @@ def distil(student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor) -> tupl
     with torch.no_grad():
         for i in range(0, len(student), _CHUNK):
             part = slice(i, i + _CHUNK)
-            log_t = (teacher[part] @ head.T).log_softmax(-1)                 # [chunk, n_vocab]
+            log_t = (teacher[part] @ head.T).log_softmax(-1)  # [chunk, n_vocab]
             log_s = (student[part] @ head.T).log_softmax(-1)
             p_t = log_t.exp()
             kl[part] = (p_t * log_t.sub_(log_s)).sum(-1)
@@ -45,6 +46,8 @@ def sampled_score(state: Tensor, head: Tensor, generator: torch.Generator) -> Te
 def surprise(state: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """-log p(target) per row of normed states [N, n_embd]."""
     with torch.no_grad():
-        parts = [torch.nn.functional.cross_entropy(s @ head.T, t, reduction="none")
-                 for s, t in zip(state.split(_CHUNK), targets.split(_CHUNK), strict=True)]
+        parts = [
+            torch.nn.functional.cross_entropy(s @ head.T, t, reduction="none")
+            for s, t in zip(state.split(_CHUNK), targets.split(_CHUNK), strict=True)
+        ]
     return torch.cat(parts)

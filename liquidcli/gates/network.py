@@ -1,7 +1,9 @@
-"""A frozen llama-shaped base and the gates on it, in PyTorch, in the form that trains: every branch is computed, a mask picks.
+"""A frozen llama-shaped base and the gates on it, in PyTorch, in the form that trains: every branch is computed, a
+mask picks.
 
-Knows one layer of the architecture page with linear gates, span 1, scope `layer`, kv_policy project and both scaling flags
-false. Knows nothing of text, losses or files other than the base. `liquidcli.reference` is what its outputs are checked against.
+Knows one layer of the architecture page with linear gates, span 1, scope `layer`, kv_policy project and both scaling
+flags false. Knows nothing of text, losses or files other than the base. `liquidcli.reference` is what its outputs are
+checked against.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..gguf_file import GGUFFile, open_gguf
 
-_LAYER_TENSORS = ("attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+_LAYER_TENSORS = (
+    "attn_norm",
+    "ffn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+)
 
 
 @dataclass(frozen=True)
@@ -38,24 +50,35 @@ class Base:
 
     path: Path
     shape: BaseShape
-    embed: Tensor                                    # [n_vocab, n_embd]
-    head: Tensor                                     # [n_vocab, n_embd]
-    output_norm: Tensor                              # [n_embd]
+    embed: Tensor  # [n_vocab, n_embd]
+    head: Tensor  # [n_vocab, n_embd]
+    output_norm: Tensor  # [n_embd]
     layers: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 def _shape(f: GGUFFile) -> BaseShape:
     if f.architecture != "llama":
-        raise UsageError(f"{f.path} has the architecture {f.architecture!r}; gates can be trained on llama-shaped bases")
+        raise UsageError(
+            f"{f.path} has the architecture {f.architecture!r}; gates can be trained on llama-shaped bases"
+        )
     get = lambda key, default=None: f.metadata.get(f"llama.{key}", default)  # noqa: E731
     n_head, n_embd = get("attention.head_count"), get("embedding_length")
-    unsupported = [key for key in ("rope.scaling.type", "expert_count", "attention.sliding_window")
-                   if get(key) not in (None, 0, "none")]
+    unsupported = [
+        key
+        for key in ("rope.scaling.type", "expert_count", "attention.sliding_window")
+        if get(key) not in (None, 0, "none")
+    ]
     if unsupported or "rope_freqs.weight" in f.tensors or "blk.0.attn_q.bias" in f.tensors:
-        raise UsageError(f"{f.path} uses {', '.join(unsupported) or 'rope factors or biases'}, which the trainer does not know")
+        raise UsageError(
+            f"{f.path} uses {', '.join(unsupported) or 'rope factors or biases'}, which the trainer does not know"
+        )
     return BaseShape(
-        n_layer=f.block_count, n_embd=n_embd, n_head=n_head, n_head_kv=get("attention.head_count_kv", n_head),
-        head_dim=get("attention.key_length", n_embd // n_head), eps=get("attention.layer_norm_rms_epsilon"),
+        n_layer=f.block_count,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=get("attention.head_count_kv", n_head),
+        head_dim=get("attention.key_length", n_embd // n_head),
+        eps=get("attention.layer_norm_rms_epsilon"),
         rope_base=get("rope.freq_base", 10000.0),
     )
 
@@ -86,13 +109,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # x [B, H, T, D]; pa
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
 
-def run_layer(h: Tensor, layer: dict[str, Tensor], shape: BaseShape, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def run_layer(
+    h: Tensor, layer: dict[str, Tensor], shape: BaseShape, rope: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """(what the layer makes of h, its attention-normed input); K and V come from every token, as under `project`."""
     batch, length, _ = h.shape
-    n = rms_norm(h, layer["attn_norm"], shape.eps)                                     # [B, T, n_embd]
+    n = rms_norm(h, layer["attn_norm"], shape.eps)  # [B, T, n_embd]
     split = lambda x, heads: x.view(batch, length, heads, shape.head_dim).transpose(1, 2)  # noqa: E731
     cos, sin = rope[0][:length], rope[1][:length]
-    q = rotate(split(n @ layer["attn_q"].T, shape.n_head), cos, sin)                   # [B, H, T, D]
+    q = rotate(split(n @ layer["attn_q"].T, shape.n_head), cos, sin)  # [B, H, T, D]
     k = rotate(split(n @ layer["attn_k"].T, shape.n_head_kv), cos, sin)
     v = split(n @ layer["attn_v"].T, shape.n_head_kv)
     repeat = shape.n_head // shape.n_head_kv
@@ -135,8 +160,8 @@ class Gates(nn.Module):
 class Trace:
     """What one pass decided: per gate, logits and run (1) or skip (0)."""
 
-    logits: list[Tensor] = field(default_factory=list)      # n_gate x [B, T]
-    run: list[Tensor] = field(default_factory=list)         # n_gate x [B, T]
+    logits: list[Tensor] = field(default_factory=list)  # n_gate x [B, T]
+    run: list[Tensor] = field(default_factory=list)  # n_gate x [B, T]
 
     def executed(self, mask: Tensor, n_layer: int) -> float:
         """Mean executed share of all layers over the tokens of `mask`."""
@@ -160,7 +185,8 @@ class HardStep(torch.autograd.Function):
 
 
 class Network:
-    """Base and gates together; `lower` and `upper` split the pass at the first gated layer, below which all passes agree."""
+    """Base and gates together; `lower` and `upper` split the pass at the first gated layer, below which all passes
+    agree."""
 
     def __init__(self, base: Base, always_run_tokens: int, n_ctx: int = 512) -> None:
         self.base, self.shape = base, base.shape
@@ -193,7 +219,7 @@ class Network:
             i = gates.layers.index(il)
             z = gates.logit(i, n)
             run = HardStep.apply(z - z_threshold)
-            run = torch.maximum(run, exempt)                                          # [B, T]
+            run = torch.maximum(run, exempt)  # [B, T]
             skipped = h + gates.adapter(i, rms_norm(h, layer["ffn_norm"], self.shape.eps))
             h = torch.lerp(skipped, ran, run[..., None])
             trace.logits.append(z.detach())

@@ -6,6 +6,7 @@ than by their identity.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass, field
@@ -123,8 +124,10 @@ def read_pack(path: Path | str) -> Pack:
     with open_gguf(path) as f:
         if f.metadata.get("general.type") != "adapter" or f.metadata.get("adapter.type") != "depth_gates":
             kind = f.metadata.get("general.type", "model")
-            raise IntegrityError(f"{path} is a GGUF of the type {kind!r}, a gate pack was expected",
-                                 hint="liquid gates show PACK tells what a pack holds")
+            raise IntegrityError(
+                f"{path} is a GGUF of the type {kind!r}, a gate pack was expected",
+                hint="liquid gates show PACK tells what a pack holds",
+            )
         depth = read_depth(f, n_layer=_base_number(f, "block_count"))
         tensors = {name: np.array(f.array(name)) for name in f.tensors}
         pack = Pack(_read_identity(f), depth, tensors, str(f.metadata.get("general.name", "")), path)
@@ -155,9 +158,18 @@ def read_depth(f: GGUFFile, n_layer: int) -> Depth:
     get = lambda name, default=None: f.metadata.get(f"liquid.depth.{name}", default)  # noqa: E731
     if get("version") != 1:
         _fail(f.path, f"liquid.depth.version is {get('version')!r}, this version reads 1")
-    fields: dict[str, Any] = {name: get(name, getattr(Depth, name)) for name in (
-        "gate_kind", "threshold", "kv_policy", "ffn_scaled_by_gate", "adapter_scaled_by_gate", "min_layers",
-        "always_run_tokens")}
+    fields: dict[str, Any] = {
+        name: get(name, getattr(Depth, name))
+        for name in (
+            "gate_kind",
+            "threshold",
+            "kv_policy",
+            "ffn_scaled_by_gate",
+            "adapter_scaled_by_gate",
+            "min_layers",
+            "always_run_tokens",
+        )
+    }
     for name in ("gate_span", "gate_scope", "gate_exit"):
         fields[name] = None if get(name) is None else tuple(_list(f, name, n_layer))
     for name in ("threshold", "executed_fraction"):
@@ -203,8 +215,9 @@ def _check_depth(depth: Depth, n_layer: int, path: Path | None) -> None:
 def _check_calibration(depth: Depth, path: Path | None) -> None:
     thresholds, shares = depth.calibration_threshold, depth.calibration_executed_fraction
     ok = len(thresholds) == len(shares) and all(
-        isinstance(v, float) and math.isfinite(v) and 0 <= v <= 1 for v in (*thresholds, *shares))
-    if not ok or any(a >= b for a, b in zip(thresholds, thresholds[1:], strict=False)):
+        isinstance(v, float) and math.isfinite(v) and 0 <= v <= 1 for v in (*thresholds, *shares)
+    )
+    if not ok or any(a >= b for a, b in itertools.pairwise(thresholds)):
         _fail(path, "its calibration is no rising list of thresholds with as many shares, all from 0 to 1")
 
 

@@ -15,12 +15,15 @@ TOPICS = (
     "the printing press", "hot air balloons", "the Great Barrier Reef", "clock making", "the violin", "wheat farming",
     "the moons of Jupiter", "submarines", "the Byzantine Empire", "bamboo", "earthquakes", "the Olympic Games",
     "railway stations", "the human heart", "monsoon rains", "wooden ships", "the Sahara desert", "penguins",
-    "the French Revolution", "electric motors", "tea ceremonies", "mountain passes", "vaccines", "the Amazon rainforest",
+    "the French Revolution", "electric motors", "tea ceremonies", "mountain passes", "vaccines",
+    "the Amazon rainforest",
     "newspaper comics", "desert foxes", "a cricket season", "a naval battle", "a rock band's second album",
     "a television episode", "a video game about knights", "a hurricane in the Gulf of Mexico", "an infantry division",
-    "a county highway", "a football club", "a silent film", "a stage actress", "a species of mushroom", "a tropical bird",
+    "a county highway", "a football club", "a silent film", "a stage actress", "a species of mushroom",
+    "a tropical bird",
     "a cathedral", "a World War II destroyer", "a political campaign", "a folk singer", "a coal mine", "a chess master",
-    "a mountain village", "a university library", "an opera", "a bicycle race", "a fossil dinosaur", "a poet of the 1920s",
+    "a mountain village", "a university library", "an opera", "a bicycle race", "a fossil dinosaur",
+    "a poet of the 1920s",
     "a small island nation", "a royal wedding", "a court case", "a space probe", "a baseball pitcher", "a canal",
     "photosynthesis", "black holes", "the water cycle", "supply and demand", "inflation", "the immune system",
     "machine learning", "quantum computers", "climate change", "renewable energy", "recycling", "the stock market",
@@ -38,10 +41,14 @@ CODE_TASKS = (
     "computes the factorial of n", "finds the largest number in a list", "removes duplicates from a list",
     "converts Celsius to Fahrenheit", "implements binary search", "parses a CSV line", "implements a stack",
     "prints the Fibonacci sequence", "sorts a list of dictionaries by a key", "validates an email address",
-    "computes the greatest common divisor", "flattens a nested list", "reads a JSON file", "draws a multiplication table",
+    "computes the greatest common divisor", "flattens a nested list", "reads a JSON file",
+    "draws a multiplication table",
 )
 
-NAMES = ("Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mona", "Noah")
+NAMES = (
+    "Anna", "Ben", "Clara", "David", "Elena", "Farid", "Grace",
+    "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mona", "Noah",
+)  # fmt: skip
 THINGS = ("apples", "pencils", "stamps", "marbles", "books", "tickets", "cookies", "bottles", "cards", "chairs")
 
 CHAT_TEMPLATES = (
@@ -63,7 +70,7 @@ WEIGHTS = (("chat", 44), ("article", 34), ("code", 10), ("arithmetic", 12))
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to ask: `chat` prompts are wrapped in the model's chat template, the others are continued as they are."""
+    """One thing to ask: chat prompts are wrapped in the model's template, others continued as they are."""
 
     kind: str
     text: str

@@ -115,14 +115,27 @@ def _records(model: _Model, queue: Iterator[Prompt], n_parallel: int, n_predict:
             slot.tokens.append(token)
             slot.pending = [token]
             if model.words.is_end(token) or len(slot.tokens) - slot.n_prompt >= n_predict:
-                yield {"kind": slot.prompt.kind, "n_prompt": slot.n_prompt, "temperature": slot.temperature,
-                       "tokens": slot.tokens}
+                yield {
+                    "kind": slot.prompt.kind,
+                    "n_prompt": slot.n_prompt,
+                    "temperature": slot.temperature,
+                    "tokens": slot.tokens,
+                }
                 model.forget(slot.seq_id)
                 slots[i] = fresh(slot.seq_id)
 
 
-def generate(base: Path, out: Path, n_tokens: int, *, seed: int = 1, n_parallel: int = 24, n_predict: int = 448,
-             n_threads: int = 2, progress: Callable[[int, int, str], None] | None = None) -> int:
+def generate(
+    base: Path,
+    out: Path,
+    n_tokens: int,
+    *,
+    seed: int = 1,
+    n_parallel: int = 24,
+    n_predict: int = 448,
+    n_threads: int = 2,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> int:
     """Append the base's own answers to `out` (one JSON record per line) until `n_tokens` are there; the count written.
 
     A file that already holds enough is left as it is; one that holds less is continued with other prompts.

@@ -43,12 +43,19 @@ class GatesInfo:
 
     def as_json(self) -> dict[str, Any]:
         depth = asdict(self.depth)
-        calibration = {"threshold": depth.pop("calibration_threshold"),
-                       "executed_fraction": depth.pop("calibration_executed_fraction")}
+        calibration = {
+            "threshold": depth.pop("calibration_threshold"),
+            "executed_fraction": depth.pop("calibration_executed_fraction"),
+        }
         return {
-            "file": str(self.path), "type": "pack" if self.is_pack else "model", "name": self.name,
-            "size_bytes": self.size_bytes, "layers_total": self.n_layer, "base": self.base,
-            "depth": {**depth, "calibration": calibration}, "gates": [asdict(gate) for gate in self.gates],
+            "file": str(self.path),
+            "type": "pack" if self.is_pack else "model",
+            "name": self.name,
+            "size_bytes": self.size_bytes,
+            "layers_total": self.n_layer,
+            "base": self.base,
+            "depth": {**depth, "calibration": calibration},
+            "gates": [asdict(gate) for gate in self.gates],
         }
 
 
@@ -62,21 +69,29 @@ def describe_gates(path: Path | str) -> GatesInfo:
             pack = read_pack(path)
             depth, base, n_layer = pack.depth, pack.base.as_json(), pack.base.block_count
         elif "liquid.depth.gate_span" not in f.metadata:
-            raise NotFoundError(f"{path} has no depth gates: it is a plain {f.architecture} model",
-                                hint="liquid gates apply BASE.gguf GATES.gguf -o OUT.gguf gives it some")
+            raise NotFoundError(
+                f"{path} has no depth gates: it is a plain {f.architecture} model",
+                hint="liquid gates apply BASE.gguf GATES.gguf -o OUT.gguf gives it some",
+            )
         else:
             n_layer = f.block_count
             depth = read_depth(f, n_layer)
         rows = tuple(_row(f, depth, layer) for layer in depth.layers)
-        return GatesInfo(path, is_pack, str(f.metadata.get("general.name", "")), n_layer, depth, rows, base, f.size_bytes)
+        return GatesInfo(
+            path, is_pack, str(f.metadata.get("general.name", "")), n_layer, depth, rows, base, f.size_bytes
+        )
 
 
 def _row(f: GGUFFile, depth: Depth, layer: int) -> GateRow:
     adapter = f.tensors.get(f"blk.{layer}.depth_skip_gate.weight")
     bias = f"blk.{layer}.depth_gate.bias"
     return GateRow(
-        layer, depth.gate_span[layer], (depth.gate_scope[layer] if depth.gate_scope else "") or "layer",
-        bool(depth.gate_exit and depth.gate_exit[layer]), depth.gate_kind,
-        adapter.shape[1] if adapter else 0, adapter.type.name if adapter else None,
+        layer,
+        depth.gate_span[layer],
+        (depth.gate_scope[layer] if depth.gate_scope else "") or "layer",
+        bool(depth.gate_exit and depth.gate_exit[layer]),
+        depth.gate_kind,
+        adapter.shape[1] if adapter else 0,
+        adapter.type.name if adapter else None,
         float(f.array(bias)[0]) if bias in f.tensors else None,
     )

@@ -43,16 +43,16 @@ class Options:
     """What a run is asked for; names as on the command line."""
 
     data: tuple[str, ...] = ("self:60000",)
-    valid: tuple[str, ...] = ()                      # text files: thresholds are chosen and calibrated on these
+    valid: tuple[str, ...] = ()  # text files: thresholds are chosen and calibrated on these
     target: float = 0.93
-    layers: tuple[int, ...] = ()                     # candidates; empty: all but the first two and the last two
-    n_gates: int = 12                                # how many of the candidates are kept
+    layers: tuple[int, ...] = ()  # candidates; empty: all but the first two and the last two
+    n_gates: int = 12  # how many of the candidates are kept
     adapter_size: int = 64
     always_run_tokens: int = 4
     harvest_tokens: int = 30000
     epochs: int = 10
     tune_tokens: int = 80000
-    lr: float = 1e-3                                 # of the second stage
+    lr: float = 1e-3  # of the second stage
     gate_lr: float = 0.0
     local_lr: float = 5e-3
     n_ctx: int = 512
@@ -96,6 +96,7 @@ class Run:
         self.candidates = list(o.layers) or list(range(2, n_layer - 2))
         if not self.candidates or min(self.candidates) < 1 or max(self.candidates) >= n_layer:
             raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
+
     @property
     def own(self) -> Path:
         return self.state / "own.jsonl"
@@ -108,8 +109,15 @@ class Run:
         return Rows(self.sources, self.vocab, self.own, self.options.n_ctx, seed)
 
 
-def train(base: Path, out: Path, options: Options, *, state: Path | None = None, resume: bool = False,
-          progress: Progress | None = None) -> dict[str, Any]:
+def train(
+    base: Path,
+    out: Path,
+    options: Options,
+    *,
+    state: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Train a pack for `base` (a GGUF or a checkpoint folder) and write it to `out`; the report is returned."""
     out, state = Path(out), Path(state or f"{out}.state")
     options.check()
@@ -132,8 +140,10 @@ def _open_state(state: Path, options: Options, resume: bool) -> None:
         before = json.loads(kept.read_text())
         changed = [name for name in told if told[name] != before.get(name, told[name]) and name not in ("threads",)]
         if changed:
-            raise UsageError(f"the run in {state} was begun with other {', '.join(changed)}",
-                             hint="repeat the command with the same options and --resume")
+            raise UsageError(
+                f"the run in {state} was begun with other {', '.join(changed)}",
+                hint="repeat the command with the same options and --resume",
+            )
     kept.write_text(json.dumps(told, indent=1))
 
 
@@ -154,8 +164,14 @@ def write_own_text(run: Run) -> None:
 
     for source in run.sources:
         if source.path is None:
-            generate(run.base_path, run.own, source.n_tokens, seed=run.options.seed,
-                     n_threads=torch.get_num_threads(), progress=run.progress)
+            generate(
+                run.base_path,
+                run.own,
+                source.n_tokens,
+                seed=run.options.seed,
+                n_threads=torch.get_num_threads(),
+                progress=run.progress,
+            )
 
 
 def harvest_chunks(run: Run) -> None:
@@ -179,12 +195,14 @@ def load_harvested(run: Run, layers: list[int]) -> Harvested:
     for path in sorted((run.state / "chunks").glob("*.pt"))[:total]:
         found = torch.load(path, mmap=True)
         chunks.append(Harvest(**{name: value[picks] for name, value in found.items()}))
-    norms = {name: torch.stack([run.base.layers[i][name] for i in layers])[:, None] for name in ("attn_norm", "ffn_norm")}
+    norms = {
+        name: torch.stack([run.base.layers[i][name] for i in layers])[:, None] for name in ("attn_norm", "ffn_norm")
+    }
     return Harvested(chunks, norms, run.base.shape.eps)
 
 
 def fit_local(run: Run) -> None:
-    """Stage `local`: adapters twice (for all tokens, then for those that would skip), gates, the layers worth a gate."""
+    """Stage `local`: adapters (for all tokens, then for those that would skip), gates, the layers worth a gate."""
     o, path = run.options, run.state / "local.pt"
     if path.exists():
         return
@@ -192,12 +210,22 @@ def fit_local(run: Run) -> None:
     gates = Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
     train_rows, held_out = _split(data)
     tell = lambda what: lambda epoch, _: run.tell(epoch + 1, o.epochs, what)  # noqa: E731
-    fit_adapters(gates, data, train_rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=tell("adapters, all tokens"))
+    fit_adapters(
+        gates, data, train_rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=tell("adapters, all tokens")
+    )
     fit_gates(gates, data, gates_cost(data, gates))
     level, _ = skip_level(data, gates, o.target, o.n_gates)
     weight = (level - logits(data, gates)).mul_(1.5).sigmoid_().add_(0.05)
-    fit_adapters(gates, data, train_rows, epochs=max(2, o.epochs // 2), lr=o.local_lr / 2, weight=weight, seed=o.seed + 1,
-                 report=tell("adapters, tokens that skip"))
+    fit_adapters(
+        gates,
+        data,
+        train_rows,
+        epochs=max(2, o.epochs // 2),
+        lr=o.local_lr / 2,
+        weight=weight,
+        seed=o.seed + 1,
+        report=tell("adapters, tokens that skip"),
+    )
     fit_gates(gates, data, gates_cost(data, gates))
     level, kept = skip_level(data, gates, o.target, o.n_gates)
     figures = _local_figures(data, gates, held_out, level, kept)
@@ -217,8 +245,10 @@ def gates_cost(data: Harvested, gates: Gates) -> Tensor:
 
 def logits(data: Harvested, gates: Gates) -> Tensor:  # [L, N]
     with torch.no_grad():
-        parts = [torch.bmm(data.input("attn_norm", slice(i, i + 2048)), gates.weight[:, :, None])[:, :, 0]
-                 for i in range(0, data.n_rows, 2048)]
+        parts = [
+            torch.bmm(data.input("attn_norm", slice(i, i + 2048)), gates.weight[:, :, None])[:, :, 0]
+            for i in range(0, data.n_rows, 2048)
+        ]
         return torch.cat(parts, 1) + gates.bias[:, None]
 
 
@@ -242,9 +272,16 @@ def _local_figures(data: Harvested, gates: Gates, rows: slice, level: float, kep
     for i, layer in enumerate(gates.layers):
         picked = z[i] < level
         chosen = float(with_adapter[i][picked].mean()) if picked.any() else math.nan
-        figures.append({"layer": layer, "kept": layer in kept, "skip_share": round(float(picked.float().mean()), 4),
-                        "cost_bare": round(float(bare[i].mean()), 5), "cost": round(float(with_adapter[i].mean()), 5),
-                        "cost_of_skipped": None if math.isnan(chosen) else round(chosen, 5)})
+        figures.append(
+            {
+                "layer": layer,
+                "kept": layer in kept,
+                "skip_share": round(float(picked.float().mean()), 4),
+                "cost_bare": round(float(bare[i].mean()), 5),
+                "cost": round(float(with_adapter[i].mean()), 5),
+                "cost_of_skipped": None if math.isnan(chosen) else round(chosen, 5),
+            }
+        )
     return figures
 
 
@@ -287,19 +324,16 @@ def finished_gates(run: Run) -> tuple[Gates, list[dict]]:
     return gates, kept["curve"]
 
 
-def held_out_rows(run: Run, n_each: int = 12) -> Tensor:
-    """Rows of text that nothing was trained on: the `valid` files and the held-out tenth of the base's own answers."""
+def held_out_rows(run: Run, n_each: int = 8) -> list[Tensor]:
+    """Text that nothing was trained on: the `valid` files, and the held-out tenth of the base's own answers."""
     o, rows = run.options, []
     for name in o.valid:
         tokens = run.vocab.tokenize(Path(name).read_text(errors="replace"))
         step = max(o.n_ctx, (len(tokens) - o.n_ctx) // n_each)
         rows += [tokens[i : i + o.n_ctx] for i in range(0, len(tokens) - o.n_ctx, step)][:n_each]
     if run.own.exists():
-        flat = [token for record in own_answers(run.own, run.vocab, held_out=True) for token in record]
-        rows += [flat[i : i + o.n_ctx] for i in range(0, len(flat) - o.n_ctx, o.n_ctx)][: n_each // 2]
-    if not rows:
-        rows = run.rows(o.seed + 9).take(n_each)
-    return torch.tensor(rows)
+        rows += [row[: o.n_ctx] for row in own_answers(run.own, run.vocab, held_out=True) if len(row) > 100][:n_each]
+    return [torch.tensor(row) for row in rows or run.rows(o.seed + 9).take(n_each)]
 
 
 def write_result(run: Run, out: Path) -> dict[str, Any]:
@@ -317,9 +351,15 @@ def write_result(run: Run, out: Path) -> dict[str, Any]:
     _write_pack(run, gates, pairs, out)
     local = load_local(run)[1]
     report = {
-        "options": asdict(o), "base": {"file": run.base_path.name}, "gates": gates.layers, "threshold": 0.5,
-        "held_out": score.as_json(), "calibration": [{"threshold": t, "executed_fraction": round(s, 5)} for t, s in pairs],
-        "local": local, "curve": curve, "pack_stage_seconds": round(time.time() - started, 1),
+        "options": asdict(o),
+        "base": {"file": run.base_path.name},
+        "gates": gates.layers,
+        "threshold": 0.5,
+        "held_out": score.as_json(),
+        "calibration": [{"threshold": t, "executed_fraction": round(s, 5)} for t, s in pairs],
+        "local": local,
+        "curve": curve,
+        "pack_stage_seconds": round(time.time() - started, 1),
     }
     report = json.loads(json.dumps(report))
     report["options"]["data"] = [Path(d).name if not d.startswith("self:") else d for d in o.data]
@@ -332,8 +372,11 @@ def write_result(run: Run, out: Path) -> dict[str, Any]:
 def _write_pack(run: Run, gates: Gates, pairs: list[tuple[float, float]], out: Path) -> None:
     spans = [int(i in gates.layers) for i in range(run.base.shape.n_layer)]
     depth = Depth(
-        gate_span=tuple(spans), threshold=0.5, always_run_tokens=run.options.always_run_tokens,
-        calibration_threshold=tuple(t for t, _ in pairs), calibration_executed_fraction=tuple(s for _, s in pairs),
+        gate_span=tuple(spans),
+        threshold=0.5,
+        always_run_tokens=run.options.always_run_tokens,
+        calibration_threshold=tuple(t for t, _ in pairs),
+        calibration_executed_fraction=tuple(s for _, s in pairs),
     )
     tensors = {}
     for i, layer in enumerate(gates.layers):

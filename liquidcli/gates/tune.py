@@ -1,7 +1,7 @@
 """Second stage: adapters (and, if asked, gates) trained end to end towards the full-depth model, under hard decisions.
 
-Knows one optimization step and its state. Gates decide as they will at run time; their threshold is shifted at random from row to
-row so that every part of the dial is trained. Knows nothing of where rows come from.
+Knows one optimization step and its state. Gates decide as they will at run time; their threshold is shifted at random
+from row to row so that every part of the dial is trained. Knows nothing of where rows come from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .network import Gates, Network
 class Step:
     """What one step saw."""
 
-    kl: float                                        # nats per token, at this row's threshold
+    kl: float  # nats per token, at this row's threshold
     executed_fraction: float
     z_threshold: float
 
@@ -34,8 +34,8 @@ class Tuner:
     lr: float
     gate_lr: float = 0.0
     target: float = 0.93
-    budget: float = 1.0                              # nats per unit of executed share, beyond the target
-    jitter: float = 0.7                              # spread of the threshold, in logits
+    budget: float = 1.0  # nats per unit of executed share, beyond the target
+    jitter: float = 0.7  # spread of the threshold, in logits
     seed: int = 3
     done: int = 0
     optimizer: torch.optim.Adam = field(init=False)
@@ -84,8 +84,12 @@ class Tuner:
         return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done / max(1, n_steps)))))
 
     def state(self) -> dict:
-        return {"gates": self.gates.state_dict(), "optimizer": self.optimizer.state_dict(), "done": self.done,
-                "generator": self.generator.get_state()}
+        return {
+            "gates": self.gates.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "generator": self.generator.get_state(),
+        }
 
     def load_state(self, state: dict) -> None:
         self.gates.load_state_dict(state["gates"])

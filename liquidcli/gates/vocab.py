@@ -14,7 +14,8 @@ from ..errors import LiquidError
 
 
 class Vocabulary:
-    """Tokenize, detokenize and wrap in the chat template, as the runtime does. The library is loaded at the first use."""
+    """Tokenize, detokenize and wrap in the chat template, as the runtime does. The library is loaded at the first
+    use."""
 
     def __init__(self, path: Path, *, weights: bool = False) -> None:
         self.path, self.weights = path, weights

@@ -64,8 +64,31 @@ def test_failures_are_one_sentence(liquid, tmp_path, pack, words, code, said):
 def test_training_tells_its_progress_and_writes_pack_and_report(liquid, tmp_path, base):
     rows = [{"tokens": [(i * j) % 16 for i in range(40)]} for j in range(1, 30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = ["gates", "train", base, "-o", tmp_path / "p.gguf", "--data", "rows.jsonl", "--target", "80%", "--n-gates", "1",
-             "--layers", "1-2", "--adapter-size", "32", "--harvest-tokens", "600", "--epochs", "1", "--tune-tokens", "1", "-t", "1"]
+    words = [
+        "gates",
+        "train",
+        base,
+        "-o",
+        tmp_path / "p.gguf",
+        "--data",
+        "rows.jsonl",
+        "--target",
+        "80%",
+        "--n-gates",
+        "1",
+        "--layers",
+        "1-2",
+        "--adapter-size",
+        "32",
+        "--harvest-tokens",
+        "600",
+        "--epochs",
+        "1",
+        "--tune-tokens",
+        "1",
+        "-t",
+        "1",
+    ]
     done = liquid(*words, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

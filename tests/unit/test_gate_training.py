@@ -1,4 +1,5 @@
-"""The trainer's parts: its forward pass against the reference, its losses against autograd, its fits against planted truth."""
+"""The trainer's parts: its forward pass against the reference, its losses against autograd, its fits against planted
+truth."""
 
 from __future__ import annotations
 
@@ -28,7 +29,13 @@ ALWAYS = 3
 def tiny(tmp_path_factory):
     """A reference model with gates, and its plain base as a llama GGUF."""
     spans = [0, 1, 1, 0, 1, 0]
-    depth = {"gate_kind": "linear", "gate_span": spans, "gate_bias": True, "adapter_size": 32, "always_run_tokens": ALWAYS}
+    depth = {
+        "gate_kind": "linear",
+        "gate_span": spans,
+        "gate_bias": True,
+        "adapter_size": 32,
+        "always_run_tokens": ALWAYS,
+    }
     model = make_model({"depth": depth, "rope_layout": "norm", "rope_theta": 5000.0})
     g = GGUFBytes({"general.architecture": (STRING, "llama")})
     for key, value in metadata(model.config).items():
@@ -164,8 +171,10 @@ def write_tokens(path, n: int = 40, length: int = 50, seed: int = 0):
 
 
 def test_rows_repeat_from_a_seed_and_can_be_resumed(tmp_path):
-    sources = [Source.parse(f"{write_tokens(tmp_path / 'a.jsonl')}:share=0.5"),
-               Source.parse(str(write_tokens(tmp_path / "b.jsonl", seed=1)))]
+    sources = [
+        Source.parse(f"{write_tokens(tmp_path / 'a.jsonl')}:share=0.5"),
+        Source.parse(str(write_tokens(tmp_path / "b.jsonl", seed=1))),
+    ]
     make = lambda seed: Rows(sources, Vocabulary(tmp_path / "none"), tmp_path / "own", 32, seed)  # noqa: E731
     whole, resumed = make(1), make(1)
     rows = whole.take(20)
@@ -192,15 +201,26 @@ def test_sources_say_what_is_wrong_with_them(tmp_path):
 
 def test_spaced_text_sets_blanks_around_punctuation():
     assert spaced("Yes, sir. A well-known man's (old) hat").split() == (
-        "Yes , sir . A well @-@ known man 's ( old ) hat".split()
+        ["Yes", ",", "sir", ".", "A", "well", "@-@", "known", "man", "'s", "(", "old", ")", "hat"]
     )
 
 
 @pytest.fixture
 def options(tmp_path):
     data = str(write_tokens(tmp_path / "a.jsonl", n=60))
-    return Options(data=(data,), target=0.8, n_gates=1, adapter_size=32, harvest_tokens=256, epochs=2, tune_tokens=128,
-                   n_ctx=32, threads=1, always_run_tokens=2, layers=(1, 2))
+    return Options(
+        data=(data,),
+        target=0.8,
+        n_gates=1,
+        adapter_size=32,
+        harvest_tokens=256,
+        epochs=2,
+        tune_tokens=128,
+        n_ctx=32,
+        threads=1,
+        always_run_tokens=2,
+        layers=(1, 2),
+    )
 
 
 def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
