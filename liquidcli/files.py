@@ -33,11 +33,16 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
     """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
 
-    Raises UsageError for a folder, NotFoundError for a missing parent, DiskSpaceError before or during the writing.
+    A link is followed and stays. Raises UsageError for a folder or a device, NotFoundError for a missing parent,
+    DiskSpaceError before or during the writing.
     """
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder, a file name was expected", hint=f"try {path / 'model.gguf'}")
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file; the output would take its place", hint="name a file")
     if not path.parent.is_dir():
         raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
     check_space(path.parent, size_bytes)
