@@ -85,6 +85,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code."""
     args = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -95,6 +96,17 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         hush()
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Give a stream that the caller closed (`>&-`) the null device, lest a file opened later get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 def execute(args: list[str]) -> int:

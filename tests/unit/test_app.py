@@ -125,6 +125,15 @@ def test_mistyped_one_dash_words_are_named(command: object, line: str, meant: st
     assert error.exit_code == 2 and error.message == f"no such option: {word}" and meant in error.hint
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("line", "code"), [("list --json", 0), ("show nosuch", 3)])
+def test_closed_streams_are_no_failure(closed: str, line: str, code: int, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m liquidcli {line} {closed}"
+    state = {"LIQUID_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ | state)
+    assert result.returncode == code and "Traceback" not in result.stderr and "internal" not in result.stderr
+
+
 def test_asking_for_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, typer\nfrom liquidcli.cli.app import app, execute\n"
