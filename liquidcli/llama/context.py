@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IntegrityError, LiquidError, MemoryFitError, UsageError
+from ..errors import IntegrityError, Interrupted, LiquidError, MemoryFitError, UsageError
 from . import depth, library
 from .interrupt import ctrl_c
 from .model import Model
@@ -63,8 +63,14 @@ class Context:
         params.type_v = _named(CACHE_TYPES, wanted.type_v, "cache type")
         params.flash_attn_type = _named(FLASH_ATTN, wanted.flash_attn, "flash attention setting")
         library.log.reset()
-        if pointer := self._lib.llama_init_from_model(self.model.pointer, params):
+        with ctrl_c.held():
+            pointer = self._lib.llama_init_from_model(self.model.pointer, params)
+        if pointer and not ctrl_c.pressed:
             return pointer
+        if pointer:
+            self._lib.llama_free(pointer)
+        if ctrl_c.pressed:
+            raise Interrupted("stopped while setting up the context")
         raise _context_failure(library.log.complaint(), wanted)
 
     def close(self) -> None:

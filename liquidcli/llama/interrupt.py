@@ -5,8 +5,10 @@ Knows signals. Outside of `with ctrl_c:` Python's own rules hold.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 
@@ -38,6 +40,16 @@ class CtrlC:
         self._depth -= 1
         if self._depth == 0:
             signal.signal(signal.SIGINT, self._before)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Around one call of the library that may call back: what is raised in a callback is printed and lost."""
+        with self:
+            before, self.in_library = self.in_library, True
+            try:
+                yield
+            finally:
+                self.in_library = before
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.pressed and not self.in_library:

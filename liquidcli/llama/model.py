@@ -59,9 +59,9 @@ class Model:
 
         params.progress_callback = callback = self._lib.llama_progress_callback(step)
         library.log.reset()
-        with ctrl_c:
+        with ctrl_c.held():
             pointer = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
-            stopped = ctrl_c.pressed
+        stopped = ctrl_c.pressed
         del callback
         if pointer and not stopped:
             return pointer

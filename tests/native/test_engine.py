@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from liquidcli.errors import IntegrityError, Interrupted, MemoryFitError, UsageError
+from liquidcli.llama import library
+from liquidcli.llama.context import Context
 from liquidcli.llama.interrupt import ctrl_c
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
@@ -311,3 +313,17 @@ def test_a_failed_check_in_the_library_is_a_sentence_and_no_abort() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1
     assert result.stderr == "error: the native library stopped: x.c:7: GGML_ASSERT(n > 0) failed\n"
+
+
+def test_ctrl_c_while_a_context_is_set_up_is_not_lost_in_a_callback(engine: Engine, monkeypatch) -> None:
+    pressed = []
+
+    def said(self: library.NativeLog, level: int, text: bytes, data: object) -> None:
+        if not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(library.NativeLog, "__call__", said)
+    with pytest.raises(Interrupted):
+        Context(engine.model, engine.context.params)
+    assert pressed
