@@ -23,9 +23,7 @@ from tests.unit.test_converters_tokenizers import LLAMA3
 
 pytestmark = [
     pytest.mark.oracle,
-    pytest.mark.skipif(
-        not {"LIQUID_ORACLE_DIR", "LIQUID_UPSTREAM_SRC"} & set(os.environ), reason="make oracle brings upstream"
-    ),
+    pytest.mark.skipif("LIQUID_ORACLE_DIR" not in os.environ, reason="LIQUID_ORACLE_DIR names no upstream converter"),
 ]
 DRIVER = """
 import json, sys
@@ -144,16 +142,9 @@ def write_checkpoint(folder: Path, case: Case) -> Path:
 
 
 @pytest.fixture(scope="session")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llama.cpp's source tree out of the pinned archive."""
-    if "LIQUID_UPSTREAM_SRC" in os.environ:
-        return Path(os.environ["LIQUID_UPSTREAM_SRC"])
-    from liquidbuild import archive, series
-    from liquidbuild.pin import read_pin
-
-    tree = tmp_path_factory.mktemp("upstream") / "tree"
-    archive.unpack(archive.obtain(read_pin()), read_pin(), tree)
-    return tree / series.VENDOR
+def upstream() -> Path:
+    """The folder with upstream's converter, out of the pinned archive."""
+    return Path(os.environ["LIQUID_ORACLE_DIR"])
 
 
 @pytest.fixture(scope="session")
