@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from .errors import IntegrityError, NotFoundError
+from .errors import IntegrityError, NotFoundError, UsageError
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -137,7 +137,7 @@ def _map(path: Path) -> np.ndarray:
         raise NotFoundError(f"there is no file {path}")
     if path.is_dir():
         hint = "liquid convert makes one from a checkpoint folder"
-        raise IntegrityError(f"{path} is a folder, a GGUF file was expected", hint=hint)
+        raise UsageError(f"{path} is a folder, a GGUF file was expected", hint=hint)
     if not path.is_file():
         raise IntegrityError(f"{path} is no regular file, a GGUF file was expected")
     if path.stat().st_size < _HEADER_BYTES:

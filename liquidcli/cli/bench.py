@@ -106,7 +106,9 @@ def _text(file: Path | None) -> str | None:
         return None
     if not file.exists():
         raise NotFoundError(f"there is no file {file}")
-    return file.read_bytes().decode("utf-8", "replace")
+    if text := file.read_bytes().decode("utf-8", "replace"):
+        return text
+    raise UsageError(f"{file} is empty")
 
 
 def _run(

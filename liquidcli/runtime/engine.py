@@ -260,9 +260,11 @@ class Engine:
         if not tokens:
             raise UsageError("the prompt is empty")
         if len(tokens) >= self.context.n_ctx:
+            most, wanted = self.model.n_ctx_train, 1 << (len(tokens) + 256).bit_length()
+            larger = f"a larger context: -c {min(wanted, most)}, or a shorter prompt"
             raise UsageError(
                 f"the prompt has {len(tokens)} tokens and the context holds {self.context.n_ctx}, the answer included",
-                hint=f"a larger context: -c {1 << (len(tokens) + 256).bit_length()}, or a shorter prompt",
+                hint=larger if len(tokens) < most else f"the model was trained on {most} tokens; a shorter prompt",
             )
         if min(tokens) < 0 or max(tokens) >= self.info.n_vocab:
             raise UsageError(f"a token of the prompt is not in the vocabulary of {self.info.n_vocab}")

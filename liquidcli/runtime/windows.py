@@ -39,6 +39,8 @@ def plan_windows(
     """The windows of a text of `n_tokens`; UsageError, with the number needed, when it is too short for one."""
     if n_ctx < 4:
         raise UsageError(f"perplexity needs a context of at least 4 tokens, not {n_ctx}")
+    if n_chunks == 0:
+        raise UsageError("there is nothing to measure in 0 chunks", hint="--chunks N, -1: all of the text")
     strided = ppl_stride > 0
     length = _padded(n_ctx + ppl_stride // 2) if strided else n_ctx
     if n_tokens < 2 * length:

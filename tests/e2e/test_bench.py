@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_what_cannot_be_timed_is_refused_in_one_sentence(liquid, models):
     failed(liquid(*model, "-fa", "maybe"), 2, "maybe")
     failed(liquid(*model, "-pg", "3"), 2, "-pg 512,128")
     failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
+    failed(liquid(*model, "-f", os.devnull), 2, "is empty")
     failed(liquid("bench", "-m", "nothing.gguf"), 3, "nothing.gguf")
 
 

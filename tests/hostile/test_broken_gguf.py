@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from liquidcli.errors import IntegrityError, LiquidError, NotFoundError
+from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
 from liquidcli.gguf_file import check_loadable, open_gguf
 from tests.gguf_bytes import (
     ARRAY,
@@ -51,7 +51,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_folder(tmp_path):
-    refused(tmp_path, IntegrityError, "is a folder")
+    refused(tmp_path, UsageError, "is a folder")
 
 
 @pytest.mark.parametrize(

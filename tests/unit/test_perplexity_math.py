@@ -122,6 +122,8 @@ def test_too_short_a_text_says_how_many_tokens_are_needed():
     assert plan_windows(1024, 512).n_chunks == 2
     with pytest.raises(UsageError, match=r"1023 tokens.*at least 1024"):
         plan_windows(1023, 512)
+    with pytest.raises(UsageError, match="0 chunks"):
+        plan_windows(1024, 512, 0)
 
 
 def test_chunks_is_a_ceiling():
