@@ -69,7 +69,9 @@ def find(name: str) -> list[StoredModel]:
     if found:
         return found
     if os.path.exists(name):  # noqa: PTH110 - says no to a name that is too long
-        raise UsageError(f"{name} is a file of yours, not one that was pulled", hint=f"rm {name}")
+        raise UsageError(
+            f"{name} is a file of yours, not one that was pulled", hint="liquid list shows those that were"
+        )
     raise NotFoundError(f"{name} is not stored here", hint="liquid list shows what is")
 
 
