@@ -60,13 +60,15 @@ _PATIENCE_SECONDS = 0.7
 @contextlib.contextmanager
 def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversation]:
     """A loaded model, ready to be talked to, from the options of a verb by the library's names."""
+    from ..hub import default_model
     from ..llama import library
     from ..runtime.chat import Conversation, ReplySettings
     from ..runtime.depth import DepthPolicy
     from ..runtime.sampling import SamplingParams, parse_logit_bias
 
     policy = DepthPolicy.parse(words["depth"])
-    sampling = SamplingParams(logit_bias=parse_logit_bias(words["logit_bias"] or []))
+    recommended = default_model.SAMPLING if ref is None else {}
+    sampling = SamplingParams(**recommended, logit_bias=parse_logit_bias(words["logit_bias"] or []))
     settings = ReplySettings(
         sampling.updated(**{name: words[name] for name in _SAMPLING}),
         words["max_tokens"],
