@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .amounts import size_text
 
 _PROBE_LIMIT_S = 120
 _LOW_DISK_BYTES = 2_000_000_000
@@ -171,7 +172,7 @@ def _about_folders(facts: dict[str, Any]) -> Iterator[dict[str, str]]:
         if not folder["writable"]:
             yield _finding("problem", f"{folder['path']} cannot be written to", f"set {variable} to another folder")
         elif folder["free_bytes"] < _LOW_DISK_BYTES:
-            free = f"{folder['free_bytes'] / 1e9:.1f} GB"
+            free = size_text(folder["free_bytes"])
             yield _finding("problem", f"only {free} are free at {folder['path']}", f"liquid prune, or set {variable}")
 
 

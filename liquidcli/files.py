@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .amounts import size_text
 from .errors import DiskSpaceError, LiquidError, NotFoundError, UsageError
 
 _CHUNK_BYTES = 1 << 20
@@ -23,8 +24,11 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     """Raise DiskSpaceError, with both numbers, when `folder`'s disk has less than `needed_bytes` free."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
+        free, needed = size_text(free_bytes), size_text(needed_bytes)
+        if free == needed:
+            free, needed = f"{free_bytes} bytes", f"{needed_bytes}"
         raise DiskSpaceError(
-            f"{folder} has {free_bytes / 1e9:.2f} GB free and this needs {needed_bytes / 1e9:.2f} GB",
+            f"{folder} has {free} free and this needs {needed}",
             hint="free some space, or name another folder with -o",
         )
 
@@ -62,7 +66,10 @@ def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(f"the disk of {path.parent} is full; nothing was kept") from error
+            raise DiskSpaceError(
+                f"the disk of {path.parent} is full; nothing was kept",
+                hint="free some space, or name another folder with -o",
+            ) from error
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def _locate(src: str, revision: str | None, dry_run: bool) -> tuple[Path, Path, 
 
 
 def _show_plan(what: Plan, target: Path) -> None:
-    from ..ui.tables import count_text, size_text
+    from ..amounts import count_text, size_text
 
     if out.json_mode:
         out.json({**what.as_json(), "output": str(target)})
@@ -103,7 +103,7 @@ def _show_plan(what: Plan, target: Path) -> None:
 
 
 def _show_result(what: Plan, result: Result) -> None:
-    from ..ui.tables import size_text
+    from ..amounts import size_text
 
     if out.json_mode:
         out.json({**result.as_json(), "warnings": list(what.warnings)})

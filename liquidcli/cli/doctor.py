@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from ..amounts import size_text
 from ..ui.console import out
 from .options import Json, Quiet
 
@@ -43,7 +44,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, object]]:
     lines += [
         ("cpu", f"{cpu['name']}, {cpu['cores']} cores"),
         ("  has", " ".join([*cpu["features"], *(["AMX"] if cpu["amx"] else [])]) or "unknown"),
-        ("memory", f"{_gb(facts['memory']['available_bytes'])} of {_gb(facts['memory']['total_bytes'])} available"),
+        ("memory", f"{_size(facts['memory']['available_bytes'])} of {_size(facts['memory']['total_bytes'])} available"),
         ("own files", _folder(facts["folders"]["home"])),
         ("hub cache", _folder(facts["folders"]["hub_cache"])),
         ("default model", f"{model['name']}, {model['path'] or 'not fetched'}"),
@@ -58,12 +59,12 @@ def _library(library: dict[str, Any]) -> str:
 
 
 def _device(device: dict[str, Any]) -> str:
-    return f"{device['description']} ({device['kind']}, {_gb(device['memory_free_bytes'])} free)"
+    return f"{device['description']} ({device['kind']}, {_size(device['memory_free_bytes'])} free)"
 
 
 def _folder(folder: dict[str, Any]) -> str:
-    return f"{folder['path']} ({_gb(folder['free_bytes'])} free)"
+    return f"{folder['path']} ({_size(folder['free_bytes'])} free)"
 
 
-def _gb(size_bytes: int | None) -> str:
-    return "unknown" if size_bytes is None else f"{size_bytes / 1e9:.1f} GB"
+def _size(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else size_text(size_bytes)

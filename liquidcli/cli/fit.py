@@ -42,7 +42,7 @@ def fit(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from ..ui.tables import size_text
+    from ..amounts import size_text
 
     available, most = result["available_bytes"], result["n_ctx_max"]
     out.fields(

@@ -13,8 +13,8 @@ def list_(json: Json = False, quiet: Quiet = False) -> None:
 
     Those in the hub's cache, whoever fetched them, those of our own, and aliases.
     """
+    from ..amounts import age_text, size_text
     from ..hub.store import aliases, stored_models
-    from ..ui.tables import age_text, size_text
 
     out.configure(json=json, quiet=quiet)
     models, names = stored_models(), aliases()

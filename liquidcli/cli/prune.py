@@ -12,8 +12,8 @@ def prune(dry_run: DryRun = False, yes: Yes = False, json: Json = False, quiet: 
 
     Downloads broken off, versions a newer one replaced, combined files without their base.
     """
+    from ..amounts import size_text
     from ..hub import housekeeping
-    from ..ui.tables import size_text
 
     out.configure(json=json, quiet=quiet)
     found = housekeeping.garbage()

@@ -45,7 +45,7 @@ def _planned(ref: str | None) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from ..ui.tables import size_text
+    from ..amounts import size_text
 
     if "path" in result:
         out.data(result["path"])

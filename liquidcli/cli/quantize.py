@@ -164,7 +164,7 @@ def _beside(source: Path, *, is_file: bool, name: str) -> Path:
 
 
 def _list_sizes(plans: list[Plan]) -> None:
-    from ..ui.tables import size_text
+    from ..amounts import size_text
 
     if out.json_mode:
         out.json([{**plan.as_json(with_tensors=False), "use": plan.type.use} for plan in plans])
@@ -196,7 +196,7 @@ def _carry_out(plan: Plan, target: Path, n_threads: int | None) -> None:
 
 
 def _figures(plan: Plan) -> str:
-    from ..ui.tables import size_text
+    from ..amounts import size_text
 
     figures = f"{size_text(plan.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
     if plan.n_fallbacks:

@@ -19,9 +19,9 @@ def rm(
 
     The name of a repository without :TAG means all its quantizations.
     """
+    from ..amounts import size_text
     from ..hub.housekeeping import find, remove
     from ..hub.store import aliases, remove_alias
-    from ..ui.tables import size_text
 
     out.configure(json=json, quiet=quiet)
     names = [ref for ref in refs if ref in aliases()]

@@ -48,7 +48,7 @@ def _value(metadata: dict[str, Any], key: str) -> None:
 
 
 def _print(about: dict[str, Any]) -> None:
-    from ..ui.tables import count_text, size_text
+    from ..amounts import count_text, size_text
 
     metadata, arch = about["metadata"], about["architecture"]
     out.fields(

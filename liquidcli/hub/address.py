@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..errors import IntegrityError, NetworkError
 from ..files import check_space, sha256_file
-from .home import folder, liquid_home, read_state, write_state
+from .home import disk_set_by, folder, liquid_home, read_state, write_state
 from .refs import Reference
 from .store import remember_sha256
 from .transport import Progress, fetch_into, hub_errors, within
@@ -37,7 +37,7 @@ def stored(ref: Reference) -> Path | None:
 
 def fetch(ref: Reference, progress: Progress | None = None) -> Path:
     """The file, fetched unless it lies here in the state the server has."""
-    with hub_errors(ref.text):
+    with disk_set_by("LIQUID_HOME"), hub_errors(ref.text):
         remote = _ask(ref.text)
         have = stored(ref)
         if have and read_state("addresses.json")[ref.text]["version"] == remote.version:

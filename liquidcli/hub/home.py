@@ -5,12 +5,14 @@ Knows where things lie and how to keep a small JSON file whole. Does not know wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import LiquidError
+from ..errors import DiskSpaceError, LiquidError
 from ..files import atomic_output, sha256_file
 
 
@@ -33,6 +35,16 @@ def folder(name: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def disk_set_by(variable: str) -> Iterator[None]:
+    """Inside, what did not fit on a disk belongs where this environment variable says."""
+    try:
+        yield
+    except DiskSpaceError as error:
+        error.hint = f"free some space (liquid prune), or set {variable} to a folder on another disk"
+        raise
+
+
 def hub_cache() -> Path:
     """Where huggingface_hub keeps repositories, by its own rules (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -50,7 +62,7 @@ def read_state(name: str) -> dict[str, Any]:
 
 
 def write_state(name: str, state: dict[str, Any]) -> None:
-    with atomic_output(folder(".") / name) as part:
+    with disk_set_by("LIQUID_HOME"), atomic_output(folder(".") / name) as part:
         part.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import IntegrityError, NetworkError, NotFoundError, UsageError
 from ..files import check_space, sha256_file
 from .choose import choose
-from .home import hub_cache
+from .home import disk_set_by, hub_cache
 from .refs import Reference, parse_ref
 from .transport import Progress, fetch_into, hub_errors, within
 
@@ -67,9 +67,9 @@ def plan(ref: Reference, *, limit_s: float = _METADATA_LIMIT_S) -> PullPlan:
 
 def run(plan: PullPlan, progress: Progress | None = None) -> list[Path]:
     """Fetch what is missing; the paths of all files, in the hub's cache. DiskSpaceError before a byte is fetched."""
-    if plan.missing_bytes:
-        check_space(_existing(hub_cache()), plan.missing_bytes)
-    with hub_errors(plan.repo_id):
+    with disk_set_by("HF_HOME"), hub_errors(plan.repo_id):
+        if plan.missing_bytes:
+            check_space(_existing(hub_cache()), plan.missing_bytes)
         return [_fetch(plan, file, progress) for file in plan.files]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import LiquidError, NotFoundError, UsageError
 from . import address, default_model, pull, store
 from .choose import choose
-from .home import folder, known_sha256
+from .home import disk_set_by, folder, known_sha256
 from .refs import Reference, is_spelled_like_ref, parse_ref, split_gates
 from .transport import Progress
 
@@ -115,7 +115,8 @@ def combined(base: Path, pack: Path, ref: str, progress: Progress | None = None)
     base_sha256 = store.sha256_by_name(base) or known_sha256(base)
     target = folder("combined") / f"{_stem(base)}+{_stem(pack)}.{base_sha256[:8]}-{known_sha256(pack)[:8]}.gguf"
     if not target.is_file():
-        apply_pack(base, pack, target, progress)
+        with disk_set_by("LIQUID_HOME"):
+            apply_pack(base, pack, target, progress)
         store.remember_origin(target, base, pack)
     return ResolvedModel(target, ref, base, pack)
 

@@ -114,7 +114,7 @@ def refused(what: str, status: int) -> LiquidError:
 def _broken(what: str, error: Exception) -> LiquidError:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return DiskSpaceError(f"the disk became full while {what} was fetched", hint="the part that came is kept")
+        return DiskSpaceError(f"the disk became full while {what} was fetched; the part that came is kept")
     if number and not isinstance(error, ConnectionError):
         return LiquidError(f"{what} could not be kept: {error}")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..amounts import size_text
 from ..errors import MemoryFitError
 
 _CACHE_BITS = {  # bits per cached number, scales included
@@ -90,9 +91,10 @@ def check_memory(need: MemoryNeed, n_ctx: int) -> None:
     if available is None or need.total_bytes <= available:
         return
     hint = "a smaller context: -c N" if need.kv_bytes > need.weights_bytes else "a smaller quantization of the model"
+    weights, cache, computing = map(size_text, (need.weights_bytes, need.kv_bytes, need.compute_bytes))
     raise MemoryFitError(
-        f"this needs {_gb(need.total_bytes)} (weights {_gb(need.weights_bytes)}, cache for {n_ctx} tokens "
-        f"{_gb(need.kv_bytes)}, computing {_gb(need.compute_bytes)}) and {_gb(available)} are available",
+        f"this needs {size_text(need.total_bytes)} (weights {weights}, cache for {n_ctx} tokens {cache}, "
+        f"computing {computing}) and {size_text(available)} are available",
         hint=hint,
     )
 
@@ -105,10 +107,6 @@ def _kv_heads(metadata: Mapping[str, Any], arch: str, n_head: int) -> list[int]:
 
 def _bits(cache_type: str) -> float:
     return _CACHE_BITS.get(cache_type.lower(), 16.0)
-
-
-def _gb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB"
 
 
 def _meminfo_bytes() -> int | None:

@@ -190,7 +190,8 @@ def test_a_full_disk_is_seen_before_a_byte_is_fetched(liquid: Liquid, hub: FakeH
     )
     command = [*liquid.command()[:1], "-c", code]
     result = subprocess.run(command, env=liquid.environment(), capture_output=True, text=True, timeout=60, check=False)
-    failed(result, 7, "0.00 GB free")
+    failed(result, 7, "1.0 kB free", "set HF_HOME")
+    assert " -o" not in result.stderr
     assert hub.gets() == []
 
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from liquidcli.amounts import age_text, count_text, size_text
 from liquidcli.errors import IntegrityError
 from liquidcli.ui.console import Out
 from liquidcli.ui.stream import PieceDecoder, Sanitizer, sanitize
-from liquidcli.ui.tables import age_text, count_text, render, size_text
+from liquidcli.ui.tables import render
 
 
 class Terminal(io.StringIO):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from liquidcli.errors import NotFoundError, UsageError
+from liquidcli.errors import DiskSpaceError, NotFoundError, UsageError
+from liquidcli.files import check_space
 from liquidcli.hub import default_model, housekeeping, resolve, store
 from liquidcli.hub.home import known_sha256, liquid_home, read_state
 
@@ -208,3 +210,21 @@ def test_combined_files_are_built_once_per_pair(tmp_path: Path, monkeypatch: pyt
     assert first.path == again.path and built == [first.path] and first.path.is_relative_to(liquid_home())
     (tmp_path / "pack.gguf").write_bytes(b"another pack")
     assert resolve.resolve_model("base.gguf", gates="pack.gguf").path != first.path and len(built) == 2
+
+
+def test_a_full_disk_names_what_moves_the_store_not_an_option(tmp_path: Path, monkeypatch) -> None:
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+
+    def apply_pack(base: Path, pack: Path, out: Path, progress: object = None) -> None:
+        check_space(out.parent, 98_000_000)
+
+    monkeypatch.setattr("liquidcli.gates.apply.apply_pack", apply_pack)
+    for name in ("base.gguf", "pack.gguf"):
+        (tmp_path / name).write_bytes(name.encode())
+    with pytest.raises(DiskSpaceError, match=r"1\.0 kB free and this needs 98\.0 MB") as failure:
+        resolve.resolve_model("base.gguf", gates="pack.gguf")
+    assert "set LIQUID_HOME" in failure.value.hint and "-o" not in failure.value.hint
+    with pytest.raises(DiskSpaceError, match="1000 bytes free and this needs 1001") as failure:
+        check_space(tmp_path, 1001)
+    assert "-o" in failure.value.hint
