@@ -10,7 +10,7 @@ from .options import DryRun, Json, Quiet, Yes
 def prune(dry_run: DryRun = False, yes: Yes = False, json: Json = False, quiet: Quiet = False) -> None:
     """Delete files nobody needs any more.
 
-    Downloads broken off, versions a newer one replaced, combined files without their base.
+    Downloads broken off, versions a newer one replaced, combined files whose base or gate pack is gone or another.
     """
     from ..amounts import size_text
     from ..hub import housekeeping

@@ -1,7 +1,8 @@
 """Making room and making sure: rm, prune, verify.
 
 Deletes in the hub's cache only through the hub's own library, which never drops a blob another file still links to.
-Knows what is garbage: broken-off downloads, versions a newer one replaced, combined files without their base.
+Knows what is garbage: broken-off downloads, versions a newer one replaced, combined files whose base or gate pack is
+gone or another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..errors import NotFoundError, UsageError
 from ..files import sha256_file
 from . import default_model, store
 from .choose import model_files, shards
-from .home import hub_cache, liquid_home
+from .home import hub_cache, known_sha256, liquid_home
 from .refs import parse_ref
 from .store import StoredModel
 
@@ -169,9 +170,20 @@ def _replaced_file(path: Path) -> Garbage:
 def _orphans() -> Iterator[Garbage]:
     origins = store.origins()
     for path in (liquid_home() / "combined").glob("*.gguf"):
-        base = origins.get(path.name, {}).get("base")
-        if base and not Path(base).exists():
-            yield Garbage(path, path.stat().st_size, "its base model is gone")
+        origin = origins.get(path.name, {})
+        if why := _outlived(path.name, origin.get("base"), origin.get("pack")):
+            yield Garbage(path, path.stat().st_size, why)
+
+
+def _outlived(name: str, base: str | None, pack: str | None) -> str:
+    """Why a combined file will not be used again, as far as its origins are known; a pack is small enough to hash."""
+    if base and not Path(base).exists():
+        return "its base model is gone"
+    if pack and not Path(pack).exists():
+        return "its gate pack is gone"
+    if pack and not name.endswith(f"-{known_sha256(Path(pack))[:8]}.gguf"):
+        return "its gate pack was replaced by another"
+    return ""
 
 
 def _size_bytes(path: Path) -> int:

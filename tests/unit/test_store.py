@@ -162,14 +162,18 @@ def test_prune_finds_garbage_and_nothing_else() -> None:
     for path in (stale, unpacked):
         os.utime(path, (0, 0))
     base = own("base.gguf", b"base")
-    kept, orphan = own("kept.gguf", b"k", "combined"), own("orphan.gguf", b"o", "combined")
-    store.remember_origin(kept, base, base)
-    store.remember_origin(orphan, base.with_name("gone.gguf"), base)
+    pack, gone = own("pack.gguf", b"pack", "."), base.with_name("gone.gguf")
+    now = f"m.0-{hashlib.sha256(b'pack').hexdigest()[:8]}.gguf"
+    kept, orphan = own(now, b"k", "combined"), own("orphan.gguf", b"o", "combined")
+    outdated, packless = own("m.0-12345678.gguf", b"12", "combined"), own("packless.gguf", b"345", "combined")
+    unknown = own("unknown.gguf", b"?", "combined")
+    for path, *parts in ((kept, base, pack), (orphan, gone, pack), (outdated, base, pack), (packless, base, gone)):
+        store.remember_origin(path, *parts)
     found = housekeeping.garbage()
     old = folder / "snapshots" / OLD / "m.Q4_0.gguf"
-    assert {item.path for item in found} == {stale, orphan, old, unpacked}
-    assert housekeeping.prune(found) == len(b"part" + b"o" + b"old" + b"wheel") and not unpacked.exists()
-    assert names() == {"x/m:Q4_0", "x/m:Q2_K", "y/pinned:Q4_0", "base", "kept"} and fresh.exists()
+    assert {item.path for item in found} == {stale, orphan, old, unpacked, outdated, packless}
+    assert housekeeping.prune(found) == len(b"part" b"o" b"old" b"wheel" b"12" b"345") and not unpacked.exists()
+    assert names() == {"x/m:Q4_0", "x/m:Q2_K", "y/pinned:Q4_0", "base", kept.stem, unknown.stem} and fresh.exists()
     assert housekeeping.garbage() == []
 
 
