@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import IntegrityError, NetworkError, NotFoundError
 from ..files import atomic_output, check_space
-from .home import disk_set_by, folder, hub_cache, liquid_home
+from .home import disk_set_by, folder, hub_cache, known_sha256, liquid_home
 from .pull import plan, run
 from .refs import Reference
 from .store import remember_sha256
@@ -41,6 +41,15 @@ def stored() -> Path | None:
     if (repository / "blobs" / SHA256).is_file() and linked.is_file():
         return linked
     return own if own.is_file() and own.stat().st_size == SIZE_BYTES else None
+
+
+def check(path: Path) -> None:
+    """IntegrityError for a stored file that is another one by now; read once, and again when size or time change."""
+    if known_sha256(path) != SHA256:
+        raise IntegrityError(
+            f"{path} is not the default model any more: its bytes have changed",
+            hint=f"liquid rm {ALIAS}, then liquid pull",
+        )
 
 
 def fetch(progress: Progress | None = None) -> Path:

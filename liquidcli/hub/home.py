@@ -74,5 +74,6 @@ def known_sha256(path: Path) -> str:
     if key not in hashes:
         hashes = {old: value for old, value in hashes.items() if not old.startswith(f"{path.resolve()}|")}
         hashes[key] = sha256_file(path)
-        write_state("hashes.json", hashes)
+        with contextlib.suppress(OSError, LiquidError):  # a store that cannot be written to is read again next time
+            write_state("hashes.json", hashes)
     return hashes[key]

