@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import NotFoundError, UsageError
+from ..errors import MemoryFitError, NotFoundError, UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import Depth, FileOpt, Gates, Json, ModelOpt, Offline, Quiet, option
@@ -120,7 +120,11 @@ def _run(
     from ..runtime.engine import Engine
 
     longest = max(test.n_ctx for test in tests)
-    with Engine.load(path, n_ctx=longest, **settings) as engine:
+    try:
+        engine = Engine.load(path, n_ctx=longest, **settings)
+    except MemoryFitError as error:
+        raise MemoryFitError(error.message, hint="shorter tests (-p, -n, -d) or a smaller quantization") from error
+    with engine:
         for policy in policies:
             engine.set_depth(policy)
         fed, tokens = _food(engine, longest, text, random)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..amounts import count_text
 from .bench import Result
 from .machine import memory_need
 
@@ -78,7 +79,8 @@ def model_facts(engine: Engine) -> dict[str, Any]:
     from ..llama.about import model_type
 
     model = engine.model
-    return {"model_type": model_type(model), "model_size": model.size_bytes, "model_n_params": model.n_params}
+    kind = model_type(model).replace("?B", count_text(model.n_params))  # a shape llama.cpp has no size class for
+    return {"model_type": kind, "model_size": model.size_bytes, "model_n_params": model.n_params}
 
 
 def as_csv(records: Sequence[dict[str, Any]]) -> str:

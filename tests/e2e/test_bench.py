@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_csv_and_json_lines(liquid, models):
 
 def test_gated_models_are_fed_text_and_told_so(liquid, models, tmp_path):
     told = liquid("bench", "-m", models["gated"], *QUICK, "-o", "jsonl")
+    assert re.fullmatch(r"liquid \d+\.\dM .+", json.loads(told.stdout.splitlines()[0])["model_type"])
     assert "--random" in told.stderr and json.loads(told.stdout.splitlines()[0])["fed"] == "text"
     random = liquid("bench", "-m", models["gated"], *QUICK, "-o", "jsonl", "--random")
     assert random.stderr == "" and json.loads(random.stdout.splitlines()[0])["fed"] == "random"
@@ -88,6 +90,9 @@ def test_what_cannot_be_timed_is_refused_in_one_sentence(liquid, models):
     failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
     failed(liquid(*model, "-f", os.devnull), 2, "is empty")
     failed(liquid("bench", "-m", "nothing.gguf"), 3, "nothing.gguf")
+    too_much = liquid(*model, "-d", "1000000000")
+    failed(too_much, 5, "-p, -n, -d")
+    assert "-c N" not in too_much.stderr
 
 
 def test_ctrl_c_ends_with_130_and_prints_no_half_table(liquid, models):
