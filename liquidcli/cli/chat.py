@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import typer
+
 from ..errors import UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
@@ -56,7 +58,7 @@ def chat(
 ) -> None:
     """Chat with a model; without a REF, with the default model. /help inside lists what there is.
 
-    Without a terminal, every line of standard input is a turn.
+    Without a terminal, every line of standard input is a turn, and the exit code is that of the first error.
     """
     options = dict(locals())
     out.configure(quiet=quiet)
@@ -72,7 +74,10 @@ def talk(options: Mapping[str, Any], ref: str | None, *, first: str = "", single
 
     reader = _reader()
     with reader.session(), a.conversation(options, ref) as conversation:
-        Repl(conversation, reader, verbose=options["verbose"]).run(first, single_turn=single_turn)
+        repl = Repl(conversation, reader, verbose=options["verbose"])
+        repl.run(first, single_turn=single_turn)
+    if repl.failure and not reader.interactive:
+        raise typer.Exit(repl.failure.exit_code)
 
 
 def _reader():

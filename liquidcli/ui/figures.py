@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..runtime.depth import DepthPolicy, DepthStats
 from ..runtime.engine import Engine
 from ..runtime.events import Summary, Timings
+from .console import one_line
 
 
 def answer_line(summary: Summary, policy: DepthPolicy) -> str:
@@ -48,14 +49,14 @@ def engine_line(engine: Engine) -> str:
     context = f"context {info.n_ctx}"
     if info.n_ctx < info.n_ctx_train:
         context += f" of {info.n_ctx_train} (-c N for more)"
-    return f"{info.name}\n{info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
+    return f"{one_line(info.name)}\n{info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
 
 
 def engine_lines(engine: Engine) -> list[str]:
     info, memory = engine.info, engine.info.memory
     rows = [
         ("file", info.path),
-        ("model", f"{info.name} ({info.architecture}, {info.n_params / 1e6:.1f}M parameters)"),
+        ("model", f"{one_line(info.name)} ({info.architecture}, {info.n_params / 1e6:.1f}M parameters)"),
         ("layers", f"{info.n_layer}, {len(info.gates)} of them begin a gated span" if info.gates else info.n_layer),
         ("depth", f"{engine.policy}" + (f", own threshold tau={info.threshold:g}" if info.gates else "")),
         ("context", f"{info.n_ctx} tokens, {len(engine.held())} in use, {info.n_ctx_train} trained"),

@@ -30,6 +30,7 @@ class Repl:
         self.wordwrap = reader.interactive
         self.done = False
         self.n_answers = 0
+        self.failure: LiquidError | None = None  # the first one; the chat went on
         self._warned = 0.0
 
     def run(self, first: str = "", *, single_turn: bool = False) -> None:
@@ -63,6 +64,7 @@ class Repl:
             raise
         except LiquidError as error:
             out.error(error)
+            self.failure = self.failure or error
 
     def show(self, events: Iterator[Event]) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""

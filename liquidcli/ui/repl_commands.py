@@ -69,7 +69,9 @@ def _clear(repl: Repl, _rest: str) -> None:
 
 def _undo(repl: Repl, _rest: str) -> None:
     taken = repl.conversation.undo()
-    out.talk("nothing to take back" if taken is None else f"taken back: {_short(taken)}")
+    if taken is None:
+        raise UsageError("there is no turn to take back")
+    out.talk(f"taken back: {_short(taken)}")
 
 
 def _regen(repl: Repl, _rest: str) -> None:
@@ -86,7 +88,8 @@ def _stats(repl: Repl, _rest: str) -> None:
     policy = repl.engine.policy
     for line in answer_lines(summary, policy):
         out.data(line)
-    out.data(f"so far   {repl.n_answers} answers, {depth_text(repl.engine.depth_stats(), policy)}")
+    answers = "1 answer" if repl.n_answers == 1 else f"{repl.n_answers} answers"
+    out.data(f"so far   {answers}, {depth_text(repl.engine.depth_stats(), policy)}")
     out.data(f"context  {len(repl.engine.held())} of {repl.engine.info.n_ctx} tokens")
 
 

@@ -27,6 +27,10 @@ def set_(repl: Repl, rest: str) -> None:
         out.talk("the system prompt is set" if repl.conversation.system else "no system prompt of our own any more")
     elif word in SWITCHES:
         SWITCHES[word](repl)
+    elif _parameter_name(word) in _AT_START:
+        _set_parameter(repl, word, value)
+    elif _parameter_name(word) in PARAMETERS:
+        raise UsageError(f"{word} is a parameter", hint=f"/set parameter {rest}")
     else:
         choices = ("parameter", "system", *SWITCHES)
         nearest = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
@@ -75,7 +79,7 @@ _AT_START = {"num_ctx": "-c N", "ctx": "-c N", "num_gpu": "-ngl N", "num_batch":
 
 
 def _set_parameter(repl: Repl, name: str, value: str) -> None:
-    name = name.lower().replace("-", "_")
+    name = _parameter_name(name)
     if name in _AT_START:
         raise UsageError(f"{name} is fixed when the model is loaded", hint=f"start again with {_AT_START[name]}")
     if name not in PARAMETERS:
@@ -91,12 +95,18 @@ def _set_parameter(repl: Repl, name: str, value: str) -> None:
     out.talk(f"{name} is {number}")
 
 
+def _parameter_name(word: str) -> str:
+    return word.lower().replace("-", "_")
+
+
 def _apply(repl: Repl, name: str, value: float | int | str) -> None:
     settings = repl.conversation.settings
     if name == "stop":
         settings.stop = (*settings.stop, str(value)) if value else ()
     elif name == "max_tokens":
-        settings.max_tokens = max(-1, int(value))
+        if int(value) < -1:
+            raise UsageError(f"a number of tokens is at least 0, or -1 for no limit; {value} is neither")
+        settings.max_tokens = int(value)
     elif name == "n_threads":
         if not 1 <= int(value) <= 512:
             raise UsageError("threads are at least 1 and at most 512")

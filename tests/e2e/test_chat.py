@@ -39,7 +39,8 @@ def liquid(tmp_path: Path) -> Liquid:
 def test_lines_of_a_pipe_are_turns_and_commands(liquid: Liquid, model: Path) -> None:
     typed = 'hello\n/set verbose\n"""two\nlines"""\n/depth full\nhello\n/dept\n/depth map\n/bye\nnot read\n'
     result = liquid("chat", model, *FIXED, stdin=typed)
-    assert result.returncode == 0 and ">>>" not in result.stdout
+    assert result.returncode == 2, "the code of the first error, /dept"
+    assert ">>>" not in result.stdout
     figures = [line for line in result.stderr.splitlines() if line.startswith("[")]
     assert len(figures) == 2 and "depth auto" in figures[0] and "6.0/6 layers, depth full" in figures[1]
     assert "did you mean /depth?" in result.stderr

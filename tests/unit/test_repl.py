@@ -13,6 +13,7 @@ from liquidcli.runtime.chat import Reply, ReplySettings
 from liquidcli.runtime.depth import DepthPolicy, DepthSetting, DepthStats
 from liquidcli.runtime.events import Event, Summary, Timings
 from liquidcli.ui.depth_map import depth_map, token_map
+from liquidcli.ui.figures import engine_line
 from liquidcli.ui.lineedit import PipeReader, is_open, unfold
 from liquidcli.ui.repl import Repl
 from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, words
@@ -103,6 +104,12 @@ def test_a_full_context_is_announced(capsys) -> None:
     assert "context of 100 tokens is full" in capsys.readouterr().err
 
 
+def test_a_name_keeps_to_one_line_of_the_banner() -> None:
+    engine = FakeEngine()
+    engine.info.name = "a\nb\x1b[2J\rc"
+    assert engine_line(engine).splitlines()[0] == "a bc" and engine_line(engine).count("\n") == 1
+
+
 def test_a_filling_context_is_announced_once(capsys) -> None:
     repl = Repl(FakeConversation(), PipeReader(io.StringIO("a\nb\nc\nd\n")))
     repl.engine.n_held = 83
@@ -159,17 +166,26 @@ def test_the_other_settings() -> None:
 @pytest.mark.parametrize(
     "typed",
     ["/set", "/set parameter", "/set parameter temp", "/set parameter temp hot", "/set parameter temp -1", "/set x",
-     "/set parameter num_ctx 9", "/set parameter tmp 1", "/show", "/show y", "/stats", "/depth map", "/depth map x",
+     "/set parameter num_ctx 9", "/set parameter tmp 1", "/set temp 0",
+     "/set parameter num_predict -5", "/undo", "/show", "/show y", "/stats", "/depth map", "/depth map x",
      "/regen"],
 )  # fmt: skip
 def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
-    session(typed + "\n")
+    repl = session(typed + "\n")
     said = capsys.readouterr()
-    assert said.err.startswith("error: ") and said.out == ""
+    assert said.err.startswith("error: ") and said.out == "" and repl.failure is not None
+    assert (repl.conversation.settings.max_tokens, repl.conversation.settings.sampling.temp) == (-1, 0.8)
+
+
+@pytest.mark.parametrize("typed", ["/set temp 0", "/set top-k 5"])
+def test_a_parameter_without_its_word_is_spelled_out(typed: str, capsys) -> None:
+    session(typed + "\n")
+    assert f"hint: /set parameter {typed.removeprefix('/set ')}\n" in capsys.readouterr().err
 
 
 def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:
     repl = session("abc\nxyz\n/undo\n/regen\n/clear\n")
+    assert repl.failure is None
     assert repl.conversation.turns == [] and repl.engine.n_cleared == 1
     assert capsys.readouterr().out == "cba\nzyx\ncba\n"
 
@@ -177,6 +193,7 @@ def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:
 def test_stats_and_the_map_of_the_last_answer(capsys) -> None:
     session("abc\n/stats\n/depth map\n/depth map tokens\n")
     shown = capsys.readouterr().out
+    assert "1 answer, " in shown
     assert "answer   1 tokens" in shown and "1.5 of 2 layers per token" in shown and "10 of 100 tokens" in shown
     assert "50% of the layers ran" in shown and "cba" in shown and "1/2" in shown
 
