@@ -111,6 +111,7 @@ def read_stdin() -> str:
 def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     from ..hub.resolve import resolve_model
     from ..runtime.engine import Engine
+    from ..runtime.info import untrained_context
 
     with _slow_progress(ref or "default model") as progress:
         model = resolve_model(ref, gates=words["gates"], offline=words["offline"], progress=progress)
@@ -119,6 +120,8 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     with _slow_progress("loading") as progress:
         engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=progress)
     with engine:
+        if note := untrained_context(engine.info.n_ctx, engine.info.n_ctx_train):
+            out.warn(note)
         yield engine
 
 

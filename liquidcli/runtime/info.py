@@ -77,6 +77,13 @@ def trained_context(metadata: Mapping[str, Any]) -> int:
     return n_ctx if isinstance(n_ctx, int) and n_ctx > 0 else DEFAULT_CTX
 
 
+def untrained_context(n_ctx: int, n_ctx_train: int) -> str:
+    """What to tell a person whose context is longer than any the model has seen; empty for one that is not."""
+    if n_ctx <= n_ctx_train:
+        return ""
+    return f"the model was trained on {n_ctx_train} tokens; beyond them a context of {n_ctx} makes it ramble"
+
+
 def _own_depth(metadata: Mapping[str, Any], model: Model, info: native.ModelInfo) -> dict[str, Any]:
     gates = tuple(Span(g.layer, g.span, native.Scope(g.scope).name.lower(), bool(g.is_exit)) for g in model.gates)
     return {

@@ -86,6 +86,13 @@ def test_figures_go_to_stderr(liquid: Liquid, models: Path) -> None:
     assert liquid("run", models / "chat.gguf", "hello", "--verbose", "-q", *FIXED).stderr == ""
 
 
+def test_a_context_beyond_the_training_is_one_warning(liquid: Liquid, models: Path) -> None:
+    result = liquid("run", "-m", models / "chat.gguf", "hello", "-c", "100000", *FIXED)
+    assert result.returncode == 0 and result.stdout.strip()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: ") and "trained on 512 tokens" in line
+
+
 def test_flags_are_llama_cpps(liquid: Liquid, models: Path) -> None:
     result = liquid(
         "run", "--model", models / "chat.gguf", "-sys", "be brief", "-c", "128", "-b", "64", "-ub", "32", "-ngl", "0",
