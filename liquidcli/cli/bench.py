@@ -43,13 +43,13 @@ def bench(
     depth: Depth = "auto",
     file: FileOpt = None,
     random: Random = False,
-    batch_size: BatchSizes = "2048",
-    ubatch_size: UBatchSizes = "512",
-    threads: ThreadCounts = None,
+    n_batch: BatchSizes = "2048",
+    n_ubatch: UBatchSizes = "512",
+    n_threads: ThreadCounts = None,
     n_gpu_layers: GpuLayerCounts = "auto",
     flash_attn: FlashAttns = "auto",
-    cache_type_k: TypesK = "f16",
-    cache_type_v: TypesV = "f16",
+    type_k: TypesK = "f16",
+    type_v: TypesV = "f16",
     gates: Gates = None,
     output: Output = "md",
     offline: Offline = False,
@@ -75,12 +75,12 @@ def bench(
         parse_numbers(n_depth, "-d"),
     )  # fmt: skip
     settings = {
-        "n_batch": parse_numbers(batch_size, "-b"),
-        "n_ubatch": parse_numbers(ubatch_size, "-ub"),
-        "n_threads": parse_numbers(threads, "-t") if threads else [None],
+        "n_batch": parse_numbers(n_batch, "-b"),
+        "n_ubatch": parse_numbers(n_ubatch, "-ub"),
+        "n_threads": parse_numbers(n_threads, "-t") if n_threads else [None],
         "n_gpu_layers": n_gpu_layers.split(","),
-        "type_k": cache_type_k.split(","),
-        "type_v": cache_type_v.split(","),
+        "type_k": type_k.split(","),
+        "type_v": type_v.split(","),
         "flash_attn": flash_attn.split(","),
     }
     text = _text(file)
@@ -118,12 +118,15 @@ def _run(
     from ..runtime.bench import run_test
     from ..runtime.bench_report import record
     from ..runtime.engine import Engine
+    from ..runtime.info import untrained_context
 
     longest = max(test.n_ctx for test in tests)
     try:
         engine = Engine.load(path, n_ctx=longest, **settings)
     except MemoryFitError as error:
         raise MemoryFitError(error.message, hint="shorter tests (-p, -n, -d) or a smaller quantization") from error
+    if note := untrained_context(longest, engine.info.n_ctx_train):
+        out.warn(note)
     with engine:
         for policy in policies:
             engine.set_depth(policy)

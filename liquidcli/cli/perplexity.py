@@ -49,22 +49,22 @@ HellaSwagTasks = Annotated[int, option("--hellaswag-tasks", metavar="N", min=1, 
 def perplexity(
     model: ModelOpt = None,
     file: FileOpt = None,
-    ctx_size: CtxSize = 512,
-    chunks: Chunks = -1,
-    batch_size: BatchSize = 2048,
-    ubatch_size: UBatchSize = 512,
-    threads: Threads = None,
-    gpu_layers: GpuLayers = "auto",
+    n_ctx: CtxSize = 512,
+    n_chunks: Chunks = -1,
+    n_batch: BatchSize = 2048,
+    n_ubatch: UBatchSize = 512,
+    n_threads: Threads = None,
+    n_gpu_layers: GpuLayers = "auto",
     flash_attn: FlashAttn = "auto",
-    cache_type_k: TypeK = "f16",
-    cache_type_v: TypeV = "f16",
+    type_k: TypeK = "f16",
+    type_v: TypeV = "f16",
     depth: Depth = "auto",
     gates: Gates = None,
     base: BaseRef = None,
     kl_divergence: KlDivergence = False,
     ppl_stride: PplStride = 0,
     hellaswag: HellaSwag = False,
-    hellaswag_tasks: HellaSwagTasks = 400,
+    n_tasks: HellaSwagTasks = 400,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -80,15 +80,16 @@ def perplexity(
     policies = [DepthPolicy.parse(word) for word in depth.split(",")]
     text = _read(file)
     settings = {
-        "n_ubatch": ubatch_size, "n_threads": threads, "n_gpu_layers": gpu_layers, "flash_attn": flash_attn,
-        "type_k": cache_type_k, "type_v": cache_type_v,
+        "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
+        "type_k": type_k, "type_v": type_v,
     }  # fmt: skip
     path = locate(model, gates, offline=offline)
+    _warn_untrained(path, n_ctx)
     if hellaswag:
-        results = _hellaswag(path, text, policies, hellaswag_tasks, ctx_size, settings)
+        results = _hellaswag(path, text, policies, n_tasks, n_ctx, settings)
     else:
         base_path = locate(base, offline=offline) if base else path if kl_divergence else None
-        results = _perplexity(path, base_path, text, policies, (ctx_size, chunks, batch_size, ppl_stride), settings)
+        results = _perplexity(path, base_path, text, policies, (n_ctx, n_chunks, n_batch, ppl_stride), settings)
     if json:
         out.json(results[0] if len(results) == 1 else results)
 
@@ -100,6 +101,16 @@ def _read(file: Path | None) -> str:
     if not file.exists():
         raise NotFoundError(f"there is no file {file}")
     return file.read_bytes().decode("utf-8", "replace").removesuffix("\n")
+
+
+def _warn_untrained(path: Path, n_ctx: int) -> None:
+    from ..gguf_file import open_gguf
+    from ..runtime.info import trained_context, untrained_context
+
+    with open_gguf(path) as f:
+        note = untrained_context(n_ctx, trained_context(f.metadata))
+    if note:
+        out.warn(note)
 
 
 def _perplexity(
