@@ -35,8 +35,10 @@ Data = Annotated[
     ),
 ]
 Valid = Annotated[
-    list[str] | None, option("--valid", metavar="FILE", help="Held-out text to choose the threshold on; repeatable.")
+    list[str] | None, option("--valid", metavar="FILE[:chat]", help="Held-out text to calibrate on; repeatable.")
 ]
+ValidRows = Annotated[int | None, option("--valid-rows", metavar="N", min=1, help="Rows of each held-out text.")]
+Init = Annotated[Path | None, option("--init", metavar="GATES.gguf", help="A gate pack of BASE to go on from.")]
 Target = Annotated[
     str | None, option("--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
 ]
@@ -125,7 +127,8 @@ def train(
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
     tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
-    state: State = None, resume: Resume = False, json: Json = False, quiet: Quiet = False,
+    init: Init = None, valid_rows: ValidRows = None, state: State = None, resume: Resume = False, json: Json = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
 
@@ -141,6 +144,7 @@ def train(
         "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
         "epochs": epochs, "tune_tokens": tune_tokens, "lr": lr, "gate_lr": gate_lr, "seed": seed, "threads": threads,
+        "init": str(init) if init else None, "valid_rows": valid_rows,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
     with _told("training", None, "steps") as progress:
@@ -148,13 +152,11 @@ def train(
     if json:
         out.json({"output": str(output), **report})
         return
-    score = report["held_out"]
-    out.fields([
-        ("pack", output), ("gates", ", ".join(map(str, report["gates"]))),
-        ("executed", f"{score['executed_fraction']:.1%} of the layers, on held-out text"),
-        ("perplexity", f"{score['ppl']:.3f}, full depth {score['ppl_full']:.3f} ({score['ppl_ratio'] - 1:+.1%})"),
-        ("report", f"{output}.json"),
-    ])  # fmt: skip
+    rows: list[tuple[str, Any]] = [("pack", output), ("gates", ", ".join(map(str, report["gates"])))]
+    for name, score in report["held_out"].items():
+        ppl = f"perplexity {score['ppl']:.3f}, full depth {score['ppl_full']:.3f} ({score['ppl_ratio'] - 1:+.1%})"
+        rows.append((name, f"{score['executed_fraction']:.1%} of the layers, {ppl}"))
+    out.fields([*rows, ("report", f"{output}.json")])
 
 
 def _need_torch() -> None:

@@ -1,8 +1,8 @@
 """Training text as rows of token ids: where it comes from, in what shares, in an order fixed by a seed.
 
 A source is `self:N` (N tokens of the base's own answers) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file
-holds `question` and `answer`, or `tokens`. `spaced` sets blanks around punctuation, as tokenised corpora do. Knows
-nothing of models.
+holds `question` and `answer`, or `tokens` and perhaps `n_prompt`. `spaced` sets blanks around punctuation, as tokenised
+corpora do. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -21,6 +21,20 @@ HELD_OUT_EVERY = 10
 MIN_ROW = 16
 MIN_DISTINCT = 0.6
 _PUNCTUATION = re.compile(r"\s*([.,;:!?()\"]|'s\b)\s*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: in a chat, only the predictions of the answer count; nobody asks a model for the prompt."""
+
+    tokens: list[int]
+    n_prompt: int = 0
+
+    @property
+    def counts(self) -> list[float]:
+        """1 for each position whose prediction counts, 0 for the others."""
+        free = max(0, self.n_prompt - 1)
+        return [0.0] * free + [1.0] * (len(self.tokens) - free)
 
 
 @dataclass(frozen=True)
@@ -60,15 +74,20 @@ def spaced(text: str) -> str:
     return re.sub(r"(\w)-(\w)", r"\1 @-@ \2", text)
 
 
-def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[list[int]]:
+def _record(record: dict) -> Row:
+    return Row(record["tokens"], 0 if record.get("kind") == "article" else record.get("n_prompt", 0))
+
+
+def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[Row]:
     for line in source.path.read_text().splitlines()[: source.lines]:
         record = json.loads(line)
         if "tokens" in record:
-            yield record["tokens"]
+            yield _record(record)
         elif source.chat:
-            yield vocab.tokenize(vocab.chat(record["question"], record["answer"] + "<|im_end|>\n"), special=True)
+            prompt = vocab.tokenize(vocab.chat(record["question"]), special=True)
+            yield Row(prompt + vocab.tokenize(record["answer"] + "<|im_end|>\n", special=True), len(prompt))
         else:
-            yield vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n")
+            yield Row(vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
 
 
 def distinct(tokens: list[int]) -> float:
@@ -77,7 +96,7 @@ def distinct(tokens: list[int]) -> float:
     return len(set(runs)) / len(runs)
 
 
-def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[list[int]]:
+def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[Row]:
     """The records of `selftext` that do not run in a loop (loops are free to predict and teach gates nothing).
 
     Every tenth is held out; half of the articles are given the spaced style.
@@ -90,21 +109,21 @@ def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[list[i
         if distinct(record["tokens"]) < MIN_DISTINCT:
             continue
         if record["kind"] == "article" and i % 2:
-            rows.append(vocab.tokenize(spaced(vocab.text(record["tokens"]))))
+            rows.append(Row(vocab.tokenize(spaced(vocab.text(record["tokens"])))))
         else:
-            rows.append(record["tokens"])
+            rows.append(_record(record))
     return rows
 
 
-def documents(source: Source, vocab: Vocabulary, own: Path) -> list[list[int]]:
-    """All token lists of one source."""
+def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
+    """All documents of one source."""
     if source.path is None:
         return own_answers(own, vocab, held_out=False)
     if source.path.suffix == ".jsonl":
         return list(_json_documents(source, vocab))
     text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
     text = re.sub(r"\s*\n\s*", " \n ", text) if source.spaced else text
-    return [vocab.tokenize(spaced(text) if source.spaced else text)]
+    return [Row(vocab.tokenize(spaced(text) if source.spaced else text))]
 
 
 class Rows:
@@ -119,24 +138,24 @@ class Rows:
         self.shares = [source.share for source in sources]
         self.documents = [documents(source, vocab, own) for source in sources]
         for source, found in zip(sources, self.documents, strict=True):
-            if not any(len(document) >= MIN_ROW for document in found):
+            if not any(_teaches(document, n_ctx) for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
         self.streams = [self._stream(found) for found in self.documents]
         self.n_rows = 0
 
-    def _stream(self, found: list[list[int]]) -> Iterator[list[int]]:
-        if len(found) == 1:
-            text = found[0]
+    def _stream(self, found: list[Row]) -> Iterator[Row]:
+        if len(found) == 1 and not found[0].n_prompt:
+            text = found[0].tokens
             starts = list(range(0, max(1, len(text) - self.n_ctx), self.n_ctx))
             while True:
                 self.rng.shuffle(starts)
-                yield from ((text * (1 + self.n_ctx // len(text)))[s : s + self.n_ctx] for s in starts)
-        order = [i for i, document in enumerate(found) if len(document) >= MIN_ROW]
+                yield from (Row((text * (1 + self.n_ctx // len(text)))[s : s + self.n_ctx]) for s in starts)
+        order = [i for i, document in enumerate(found) if _teaches(document, self.n_ctx)]
         while True:
             self.rng.shuffle(order)
-            yield from (found[i][: self.n_ctx] for i in order)
+            yield from (Row(found[i].tokens[: self.n_ctx], found[i].n_prompt) for i in order)
 
-    def take(self, n: int) -> list[list[int]]:
+    def take(self, n: int) -> list[Row]:
         """The next `n` rows."""
         self.n_rows += n
         return [next(self.rng.choices(self.streams, self.shares)[0]) for _ in range(n)]
@@ -145,3 +164,7 @@ class Rows:
         """Advance to where a stopped run was."""
         while self.n_rows < n_rows:
             self.take(1)
+
+
+def _teaches(row: Row, n_ctx: int) -> bool:
+    return len(row.tokens) >= MIN_ROW and row.n_prompt < min(len(row.tokens), n_ctx)

@@ -1,27 +1,30 @@
-"""Hard decisions on held-out rows: executed share, perplexity beside full depth, and the calibration table.
+"""Hard decisions on held-out rows: executed share, KL and perplexity beside full depth, and the calibration table.
 
-Everything that training does not change (states below the first gate, full-depth losses) is computed once. Knows
-nothing of how gates are trained.
+Everything that training does not change (states below the first gate, full depth) is computed once. Knows nothing of
+how gates are trained.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .losses import surprise
+from .data import Row
+from .losses import compare
 from .network import Gates, Network
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one threshold. `ppl` counts the second half of each row, as llama-perplexity does."""
+    """Of one threshold. The predictions that count: an answer's, else those of a row's second half, as
+    llama-perplexity counts."""
 
     executed_fraction: float
+    kl: float  # nats per prediction
     ppl: float
     ppl_full: float
     run_share: tuple[float, ...]  # per gate
@@ -33,6 +36,7 @@ class Score:
     def as_json(self) -> dict:
         return {
             "executed_fraction": round(self.executed_fraction, 5),
+            "kl": round(self.kl, 5),
             "ppl": round(self.ppl, 4),
             "ppl_full": round(self.ppl_full, 4),
             "ppl_ratio": round(self.ppl_ratio, 5),
@@ -40,43 +44,60 @@ class Score:
         }
 
 
+@dataclass(frozen=True)
+class SeenRow:
+    """A row and what full depth makes of it."""
+
+    state: Tensor  # [1, T, n_embd], below the first gate
+    scored: Tensor  # [n], positions whose predictions count
+    targets: Tensor  # [n]
+    teacher: Tensor  # [n, n_embd], normed
+    loss: Tensor  # [n]
+
+
 class Judge:
-    """Scores gates on fixed rows, n x [T]; `start` is at most the first gated layer."""
+    """Scores gates on fixed rows; `start` is at most the first gated layer."""
 
-    def __init__(self, network: Network, rows: Sequence[Tensor], start: int) -> None:
-        self.network, self.rows, self.start = network, rows, start
+    def __init__(self, network: Network, rows: Sequence[Row], start: int) -> None:
+        self.network, self.start = network, start
         with torch.no_grad():
-            self.states = [network.lower(row[None], start) for row in rows]  # n x [1, T, n_embd]
-        self._full: Tensor | None = None
+            self.rows = [self._seen(row) for row in rows]
 
-    def _losses(self, h: Tensor, row: Tensor) -> Tensor:  # [T - T/2 - 1]
-        state, half = self.network.final(h)[0], len(row) // 2
-        return surprise(state[half:-1], self.network.base.head, row[half + 1 :])
+    @classmethod
+    def joined(cls, judges: Iterable[Judge]) -> Judge:
+        """One judge of all their rows."""
+        judges = list(judges)
+        whole = cls(judges[0].network, [], judges[0].start)
+        whole.rows = [row for judge in judges for row in judge.rows]
+        return whole
 
-    def full_losses(self) -> Tensor:
-        if self._full is None:
-            with torch.no_grad():
-                self._full = torch.cat(
-                    [
-                        self._losses(self.network.full(h, self.start), row)
-                        for h, row in zip(self.states, self.rows, strict=True)
-                    ]
-                )
-        return self._full
+    def _seen(self, row: Row) -> SeenRow:
+        counts, tokens = torch.tensor(row.counts), torch.tensor(row.tokens)
+        counts[-1] = 0
+        counts[: max(self.network.always_run_tokens, 0 if row.n_prompt else len(tokens) // 2)] = 0
+        scored = counts.nonzero()[:, 0]
+        state = self.network.lower(tokens[None], self.start)
+        teacher = self.network.final(self.network.full(state, self.start))[0, scored]
+        targets = tokens[scored + 1]
+        return SeenRow(state, scored, targets, teacher, compare(teacher, teacher, self.network.base.head, targets)[1])
 
     def score(self, gates: Gates, z_threshold: float = 0.0) -> Score:
-        losses, shares = [], []
+        """Shares are means over rows; KL and perplexity over predictions."""
+        kls, losses, shares = [], [], []
         with torch.no_grad():
-            for h, row in zip(self.states, self.rows, strict=True):
-                h, trace = self.network.gated(h, self.start, gates, z_threshold)
-                losses.append(self._losses(h, row))
+            for row in self.rows:
+                h, trace = self.network.gated(row.state, self.start, gates, z_threshold)
+                student = self.network.final(h)[0, row.scored]
+                kl, loss = compare(student, row.teacher, self.network.base.head, row.targets)
+                kls.append(kl)
+                losses.append(loss)
                 shares.append(torch.stack([run.mean() for run in trace.run]))
         share = torch.stack(shares).mean(0)
-        executed = 1 - float((1 - share).sum()) / self.network.shape.n_layer
         return Score(
-            executed,
+            1 - float((1 - share).sum()) / self.network.shape.n_layer,
+            float(torch.cat(kls).mean()),
             math.exp(float(torch.cat(losses).mean())),
-            math.exp(float(self.full_losses().mean())),
+            math.exp(float(torch.cat([row.loss for row in self.rows]).mean())),
             tuple(share.tolist()),
         )
 
@@ -84,10 +105,10 @@ class Judge:
         """The executed share alone: no head."""
         total = 0.0
         with torch.no_grad():
-            for h in self.states:
-                _, trace = self.network.gated(h, self.start, gates, z_threshold)
-                total += trace.executed(torch.ones(1, h.shape[1]), self.network.shape.n_layer)
-        return total / len(self.states)
+            for row in self.rows:
+                _, trace = self.network.gated(row.state, self.start, gates, z_threshold)
+                total += trace.executed(torch.ones(1, row.state.shape[1]), self.network.shape.n_layer)
+        return total / len(self.rows)
 
 
 def threshold_for(judge: Judge, gates: Gates, target: float, *, guess: float = 0.0, tolerance: float = 0.003) -> float:

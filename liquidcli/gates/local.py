@@ -29,8 +29,11 @@ class Harvest:
     score: Tensor  # gradient of log p(y) at the layer's output
 
 
-def harvest(network: Network, tokens: Tensor, layers: list[int], generator: torch.Generator) -> Harvest:
-    """One forward and one backward pass at full depth over `tokens` [B, T]."""
+def harvest(
+    network: Network, tokens: Tensor, counts: Tensor, layers: list[int], generator: torch.Generator
+) -> Harvest:
+    """One forward and one backward pass at full depth over `tokens` [B, T]; `counts` [B, T]: predictions that
+    matter."""
     base, start = network.base, min(layers)
     with torch.no_grad():
         h = network.lower(tokens, start)
@@ -41,7 +44,7 @@ def harvest(network: Network, tokens: Tensor, layers: list[int], generator: torc
         h.retain_grad()
         states[il + 1] = h
     final = network.final(h)
-    score = sampled_score(final.detach().flatten(0, 1), base.head, generator)
+    score = sampled_score(final.detach().flatten(0, 1), base.head, generator, counts.flatten())
     final.backward(score.view_as(final))
     keep = lambda x: x.detach()[:, network.always_run_tokens :].flatten(0, 1).bfloat16()  # noqa: E731
     return Harvest(

@@ -27,27 +27,31 @@ def distil(student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor) -> tupl
     return kl, grad
 
 
-def sampled_score(state: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
-    """Gradient of log p(y) at normed states [N, n_embd], one y per row drawn from the model itself.
+def sampled_score(state: Tensor, head: Tensor, generator: torch.Generator, counts: Tensor | None = None) -> Tensor:
+    """Gradient of log p(y) at normed states [N, n_embd], one y per row drawn from the model itself; 0
+    where `counts` [N] is 0.
 
     ref: its outer product has the Fisher information as its mean, so 1/2 (gradient . d)^2 estimates the KL that a
     small change d of the state costs.
     """
     score = torch.zeros_like(state)
+    rows = torch.arange(len(state)) if counts is None else counts.nonzero()[:, 0]
     with torch.no_grad():
-        for i in range(0, len(state), _CHUNK):
-            part = slice(i, i + _CHUNK)
+        for part in rows.split(_CHUNK):
             p = (state[part] @ head.T).softmax(-1)
             y = torch.multinomial(p, 1, generator=generator)[:, 0]
             score[part] = head[y] - p @ head
     return score
 
 
-def surprise(state: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """-log p(target) per row of normed states [N, n_embd]."""
+def compare(student: Tensor, teacher: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(KL(teacher || student), -log p(target) of the student) per row of normed states [N, n_embd]."""
+    kl, loss = torch.zeros(len(student)), torch.zeros(len(student))
     with torch.no_grad():
-        parts = [
-            torch.nn.functional.cross_entropy(s @ head.T, t, reduction="none")
-            for s, t in zip(state.split(_CHUNK), targets.split(_CHUNK), strict=True)
-        ]
-    return torch.cat(parts)
+        for i in range(0, len(student), _CHUNK):
+            part = slice(i, i + _CHUNK)
+            log_t = (teacher[part] @ head.T).log_softmax(-1)  # [chunk, n_vocab]
+            log_s = (student[part] @ head.T).log_softmax(-1)
+            loss[part] = -log_s.gather(1, targets[part, None])[:, 0]
+            kl[part] = (log_t.exp() * log_t.sub_(log_s)).sum(-1)
+    return kl, loss

@@ -205,12 +205,14 @@ class Network:
             h, _ = run_layer(h, layer, self.shape, self.rope)
         return h
 
-    def gated(self, h: Tensor, start: int, gates: Gates, z_threshold: float = 0.0) -> tuple[Tensor, Trace]:
+    def gated(
+        self, h: Tensor, start: int, gates: Gates, z_threshold: float = 0.0, until: int | None = None
+    ) -> tuple[Tensor, Trace]:
         """As `full`, with hard decisions at z > z_threshold; gradients reach gates (straight through) and adapters."""
         trace = Trace()
         exempt = torch.zeros(h.shape[1])
         exempt[: self.always_run_tokens] = 1.0
-        for il in range(start, self.shape.n_layer):
+        for il in range(start, self.shape.n_layer if until is None else until):
             layer = self.base.layers[il]
             ran, n = run_layer(h, layer, self.shape, self.rope)
             if il not in gates.layers:

@@ -4,10 +4,11 @@
     harvest   one pass of the full base, with gradients          chunks/NNNN.pt
     local     adapters, gates and the choice of layers           local.pt
     tune      adapters end to end under hard decisions           tune.pt
-    pack      gates again, threshold, calibration, report        PACK, PACK.json
+    pack      gates again, biases, threshold, calibration        PACK, PACK.json
 
-A run that was stopped goes on where it was with `resume`. Knows the order and what is written; the mathematics is in
-`local`, `tune` and `judge`.
+With `init`, adapters and the choice of layers come from a pack and the local stage fits gates alone. A run that was
+stopped goes on where it was with `resume`. Knows the order; the mathematics is in `local`, `tune`, `judge` and
+`balance`, what is written in `result`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,11 @@ from torch import Tensor
 
 from ..errors import LiquidError, UsageError
 from ..files import atomic_output
-from ..gguf_file import open_gguf
-from .data import Rows, Source, own_answers
-from .identity import base_identity
-from .judge import Judge, calibrate, threshold_for
+from .data import Row, Rows, Source
+from .judge import Judge
 from .local import Harvest, Harvested, fit_adapters, fit_gates, harvest
 from .network import Gates, Network, load_base
-from .pack import Depth, Pack, write_pack
+from .result import finish, held_out_rows, read_gates, write_gates
 from .tune import Tuner
 from .vocab import Vocabulary
 
@@ -43,7 +42,9 @@ class Options:
     """What a run is asked for; names as on the command line."""
 
     data: tuple[str, ...] = ("self:60000",)
-    valid: tuple[str, ...] = ()  # text files: thresholds are chosen and calibrated on these
+    valid: tuple[str, ...] = ()  # biases, threshold and calibration are chosen on these
+    valid_rows: int = 8  # of each
+    init: str = ""  # a pack to go on from
     target: float = 0.93
     layers: tuple[int, ...] = ()  # candidates; empty: all but the first two and the last two
     n_gates: int = 12  # how many of the candidates are kept
@@ -93,7 +94,8 @@ class Run:
         self.base = load_base(self.base_path)
         self.network = Network(self.base, o.always_run_tokens, o.n_ctx)
         n_layer = self.base.shape.n_layer
-        self.candidates = list(o.layers) or list(range(2, n_layer - 2))
+        self.initial = read_gates(Path(o.init), self.network) if o.init else None
+        self.candidates = self.initial.layers if self.initial else list(o.layers) or list(range(2, n_layer - 2))
         if not self.candidates or min(self.candidates) < 1 or max(self.candidates) >= n_layer:
             raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
 
@@ -176,23 +178,28 @@ def write_own_text(run: Run) -> None:
 
 def harvest_chunks(run: Run) -> None:
     """Stage `harvest`: a chunk a row, until there are enough tokens."""
-    o, folder = run.options, run.state / "chunks"
-    total = -(-o.harvest_tokens // o.n_ctx)
-    rows = run.rows(o.seed)
-    for i in range(total):
-        tokens, path = torch.tensor(rows.take(1)), folder / f"{i:04d}.pt"
+    o, rows = run.options, run.rows(run.options.seed)
+    done = 0
+    while done < o.harvest_tokens:
+        row, path = rows.take(1)[0], run.state / "chunks" / f"{rows.n_rows - 1:05d}.pt"
+        done += len(row.tokens)
         if path.exists():
             continue
-        found = harvest(run.network, tokens, run.candidates, torch.Generator().manual_seed(o.seed * 100003 + i))
+        generator = torch.Generator().manual_seed(o.seed * 100003 + rows.n_rows)
+        found = harvest(run.network, *tensors_of(row), run.candidates, generator)
         _save(asdict(found), path)
-        run.tell(i + 1, total, "pricing layers at full depth")
+        run.tell(min(done, o.harvest_tokens), o.harvest_tokens, "pricing layers at full depth")
+
+
+def tensors_of(row: Row) -> tuple[Tensor, Tensor]:  # [1, T] each
+    """A row's tokens, and which of its predictions count."""
+    return torch.tensor([row.tokens]), torch.tensor([row.counts])
 
 
 def load_harvested(run: Run, layers: list[int]) -> Harvested:
-    total = -(-run.options.harvest_tokens // run.options.n_ctx)
     picks = [run.candidates.index(layer) for layer in layers]
     chunks = []
-    for path in sorted((run.state / "chunks").glob("*.pt"))[:total]:
+    for path in sorted((run.state / "chunks").glob("*.pt")):
         found = torch.load(path, mmap=True)
         chunks.append(Harvest(**{name: value[picks] for name, value in found.items()}))
     norms = {
@@ -207,31 +214,28 @@ def fit_local(run: Run) -> None:
     if path.exists():
         return
     data = load_harvested(run, run.candidates)
-    gates = Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
+    gates = run.initial or Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
     train_rows, held_out = _split(data)
-    tell = lambda what: lambda epoch, _: run.tell(epoch + 1, o.epochs, what)  # noqa: E731
-    fit_adapters(
-        gates, data, train_rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=tell("adapters, all tokens")
-    )
+    if not run.initial:
+        _fit_adapters(run, gates, data, train_rows)
     fit_gates(gates, data, gates_cost(data, gates))
-    level, _ = skip_level(data, gates, o.target, o.n_gates)
-    weight = (level - logits(data, gates)).mul_(1.5).sigmoid_().add_(0.05)
-    fit_adapters(
-        gates,
-        data,
-        train_rows,
-        epochs=max(2, o.epochs // 2),
-        lr=o.local_lr / 2,
-        weight=weight,
-        seed=o.seed + 1,
-        report=tell("adapters, tokens that skip"),
-    )
-    fit_gates(gates, data, gates_cost(data, gates))
-    level, kept = skip_level(data, gates, o.target, o.n_gates)
+    level, kept = skip_level(data, gates, o.target, len(run.candidates) if run.initial else o.n_gates)
     figures = _local_figures(data, gates, held_out, level, kept)
     with torch.no_grad():
         gates.bias -= level
     _save({"gates": gates.subset(kept).state_dict(), "layers": kept, "figures": figures}, path)
+
+
+def _fit_adapters(run: Run, gates: Gates, data: Harvested, rows: slice) -> None:
+    o = run.options
+    tell = lambda what: lambda epoch, _: run.tell(epoch + 1, o.epochs, what)  # noqa: E731
+    fit_adapters(gates, data, rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=tell("adapters, all tokens"))
+    fit_gates(gates, data, gates_cost(data, gates))
+    level, _ = skip_level(data, gates, o.target, o.n_gates)
+    weight = (level - logits(data, gates)).mul_(1.5).sigmoid_().add_(0.05)
+    told = tell("adapters, tokens that skip")
+    epochs, lr = max(2, o.epochs // 2), o.local_lr / 2
+    fit_adapters(gates, data, rows, epochs=epochs, lr=lr, weight=weight, seed=o.seed + 1, report=told)
 
 
 def _split(data: Harvested) -> tuple[slice, slice]:
@@ -306,7 +310,7 @@ def tune(run: Run, *, save_every: int = 10) -> None:
     rows = run.rows(o.seed + 1)
     rows.skip(tuner.done)
     while tuner.done < n_steps:
-        seen = tuner.step(torch.tensor(rows.take(1)), n_steps)
+        seen = tuner.step(*tensors_of(rows.take(1)[0]), n_steps)
         curve.append({"step": tuner.done, **{k: round(v, 5) for k, v in asdict(seen).items()}})
         if not math.isfinite(seen.kl):
             raise LiquidError(f"training diverged at step {tuner.done}", hint="a smaller --lr")
@@ -324,69 +328,45 @@ def finished_gates(run: Run) -> tuple[Gates, list[dict]]:
     return gates, kept["curve"]
 
 
-def held_out_rows(run: Run, n_each: int = 8) -> list[Tensor]:
-    """Text that nothing was trained on: the `valid` files, and the held-out tenth of the base's own answers."""
-    o, rows = run.options, []
-    for name in o.valid:
-        tokens = run.vocab.tokenize(Path(name).read_text(errors="replace"))
-        step = max(o.n_ctx, (len(tokens) - o.n_ctx) // n_each)
-        rows += [tokens[i : i + o.n_ctx] for i in range(0, len(tokens) - o.n_ctx, step)][:n_each]
-    if run.own.exists():
-        rows += [row[: o.n_ctx] for row in own_answers(run.own, run.vocab, held_out=True) if len(row) > 100][:n_each]
-    return [torch.tensor(row) for row in rows or run.rows(o.seed + 9).take(n_each)]
-
-
 def write_result(run: Run, out: Path) -> dict[str, Any]:
-    """Stage `pack`: gates once more for the final adapters, the threshold, the calibration, the pack and its report."""
+    """Stage `pack`: gates once more for the final adapters, what held-out text decides, the pack and its report."""
     started, o = time.time(), run.options
     gates, curve = finished_gates(run)
     if curve and not o.gate_lr:
         data = load_harvested(run, gates.layers)
         fit_gates(gates, data, gates_cost(data, gates))
-    judge = Judge(run.network, held_out_rows(run), min(gates.layers))
-    with torch.no_grad():
-        gates.bias -= threshold_for(judge, gates, o.target)
-    score = judge.score(gates)
-    pairs = calibrate(judge, gates)
-    _write_pack(run, gates, pairs, out)
-    local = load_local(run)[1]
+    valid = [Source.parse(text) for text in o.valid]
+    rows = held_out_rows(valid, run.vocab, run.own, o.n_ctx, o.valid_rows) or {"data": run.rows(o.seed + 9).take(8)}
+    kinds = {name: Judge(run.network, some, min(gates.layers)) for name, some in rows.items()}
+    found, pairs = finish(gates, kinds, o.target, run.tell)
+    write_gates(
+        run.base_path,
+        out,
+        gates,
+        n_layer=run.base.shape.n_layer,
+        always_run_tokens=o.always_run_tokens,
+        pairs=pairs,
+    )
+    options = asdict(o) | {name: [_named(text) for text in getattr(o, name)] for name in ("data", "valid")}
     report = {
-        "options": asdict(o),
+        "options": options | {"init": Path(o.init).name},
         "base": {"file": run.base_path.name},
         "gates": gates.layers,
         "threshold": 0.5,
-        "held_out": score.as_json(),
-        "calibration": [{"threshold": t, "executed_fraction": round(s, 5)} for t, s in pairs],
-        "local": local,
+        **found,
+        "local": load_local(run)[1],
         "curve": curve,
         "pack_stage_seconds": round(time.time() - started, 1),
     }
     report = json.loads(json.dumps(report))
-    report["options"]["data"] = [Path(d).name if not d.startswith("self:") else d for d in o.data]
-    report["options"]["valid"] = [Path(d).name for d in o.valid]
     with atomic_output(out.with_name(out.name + ".json")) as part:
         part.write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _write_pack(run: Run, gates: Gates, pairs: list[tuple[float, float]], out: Path) -> None:
-    spans = [int(i in gates.layers) for i in range(run.base.shape.n_layer)]
-    depth = Depth(
-        gate_span=tuple(spans),
-        threshold=0.5,
-        always_run_tokens=run.options.always_run_tokens,
-        calibration_threshold=tuple(t for t, _ in pairs),
-        calibration_executed_fraction=tuple(s for _, s in pairs),
-    )
-    tensors = {}
-    for i, layer in enumerate(gates.layers):
-        tensors[f"blk.{layer}.depth_gate.weight"] = gates.weight[i].detach().numpy()
-        tensors[f"blk.{layer}.depth_gate.bias"] = gates.bias[i : i + 1].detach().numpy()
-        for name in ("skip_gate", "skip_up", "skip_down"):
-            tensors[f"blk.{layer}.depth_{name}.weight"] = getattr(gates, name)[i].detach().numpy().T
-    with open_gguf(run.base_path) as f:
-        name = f"depth gates for {f.metadata.get('general.name', run.base_path.stem)}"
-        write_pack(out, Pack(base_identity(f), depth, tensors, name))
+def _named(source: str) -> str:
+    """A --data argument without its folders."""
+    return source if source.startswith("self:") else Path(source).name
 
 
 def _save(state: dict, path: Path) -> None:

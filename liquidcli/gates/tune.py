@@ -52,8 +52,9 @@ class Tuner:
         self.optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.98))
         self.generator = torch.Generator().manual_seed(self.seed)
 
-    def step(self, tokens: Tensor, n_steps: int) -> Step:
-        """One update from rows [B, T]; `n_steps` is the whole run's length, for the learning rate."""
+    def step(self, tokens: Tensor, counts: Tensor, n_steps: int) -> Step:
+        """One update from rows [B, T] and the predictions that count [B, T]; `n_steps` is the whole run's length, for
+        the learning rate."""
         network, start = self.network, min(self.gates.layers)
         shift = self.jitter * float(torch.randn((), generator=self.generator))
         with torch.no_grad():
@@ -61,14 +62,15 @@ class Tuner:
             teacher = network.final(network.full(h, start)).flatten(0, 1)
         out, trace = network.gated(h, start, self.gates, shift)
         student = network.final(out)
-        mask = torch.ones(tokens.shape)
-        mask[:, : network.always_run_tokens] = 0
-        kl, grad = distil(student.detach().flatten(0, 1), teacher, network.base.head, mask.flatten())
-        executed = trace.executed(mask, network.shape.n_layer)
+        counted, body = counts.clone(), torch.ones(tokens.shape)
+        counted[:, : network.always_run_tokens] = body[:, : network.always_run_tokens] = 0
+        rows = counted.flatten().nonzero()[:, 0]
+        kl, grad = distil(student.detach().flatten(0, 1)[rows], teacher[rows], network.base.head, torch.ones(len(rows)))
+        executed = trace.executed(body, network.shape.n_layer)
         self.optimizer.zero_grad(set_to_none=True)
-        outputs, grads = [student], [grad.view_as(student)]
+        outputs, grads = [student.flatten(0, 1)[rows]], [grad]
         if self.gate_lr:
-            share = sum((run * mask).sum() for run in trace.run) / (mask.sum() * network.shape.n_layer)
+            share = sum((run * body).sum() for run in trace.run) / (body.sum() * network.shape.n_layer)
             outputs.append(share)
             grads.append(torch.tensor(self.budget))
         torch.autograd.backward(outputs, grads)
@@ -77,7 +79,7 @@ class Tuner:
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimizer.step()
         self.done += 1
-        return Step(float((kl * mask.flatten()).sum() / mask.sum()), executed, shift)
+        return Step(float(kl.mean()), executed, shift)
 
     def _factor(self, n_steps: int) -> float:
         warm = min(1.0, (self.done + 1) / 10)

@@ -4,6 +4,7 @@ truth."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from liquidcli.errors import NotFoundError, UsageError
 from liquidcli.gates import local, losses
-from liquidcli.gates.data import Rows, Source, distinct, own_answers, spaced
+from liquidcli.gates.balance import Price, balance, prices
+from liquidcli.gates.data import Row, Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.judge import Judge, threshold_for
 from liquidcli.gates.network import Gates, HardStep, Network, load_base
 from liquidcli.gates.pack import read_pack
@@ -152,16 +154,53 @@ def test_adapters_learn_what_a_layer_adds_on_rows_not_seen():
     assert data.cost(gates, rest).mean() < 0.3 * data.cost(None, rest).mean()
 
 
+def rows_of(model, n: int) -> list[Row]:
+    return [Row(tokens) for tokens in random_tokens(model.config, n, 64, seed=3).tolist()]
+
+
 def test_the_threshold_meets_the_share_asked_for(tiny):
     model, path = tiny
     network = Network(load_base(path), 0, n_ctx=64)
-    judge = Judge(network, random_tokens(model.config, 6, 64, seed=3), 1)
+    judge = Judge(network, rows_of(model, 6), 1)
     gates = gates_of(model)
     z = threshold_for(judge, gates, 0.85, tolerance=0.005)
     assert judge.executed(gates, z) == pytest.approx(0.85, abs=0.006)
     score = judge.score(gates, z)
     assert score.executed_fraction == pytest.approx(0.85, abs=0.006) and score.ppl > 0
-    assert judge.score(gates, -1e6).ppl == pytest.approx(score.ppl_full)
+    full = judge.score(gates, -1e6)
+    assert full.ppl == pytest.approx(score.ppl_full) and full.kl == pytest.approx(0, abs=1e-6) and score.kl > 1e-4
+
+
+def test_only_the_answer_of_a_chat_is_judged(tiny):
+    model, path = tiny
+    network, tokens = Network(load_base(path), 0, n_ctx=64), rows_of(model, 1)[0].tokens
+    with torch.no_grad():
+        logits = network.final(network.full(network.lower(torch.tensor([tokens]), 1), 1))[0] @ network.base.head.T
+    picked = -logits.log_softmax(-1)[torch.arange(49, 63), torch.tensor(tokens[50:])]
+    score = Judge(network, [Row(tokens, n_prompt=50)], 1).score(gates_of(model))
+    assert score.ppl_full == pytest.approx(float(picked.mean().exp()), rel=1e-4)
+
+
+def test_the_price_of_a_gate_is_what_opening_it_does(tiny):
+    model, path = tiny
+    judge, gates = Judge(Network(load_base(path), 0, n_ctx=64), rows_of(model, 4), 1), gates_of(model)
+    found, before = prices(judge, gates, step=0.8), judge.score(gates)
+    for i, one in enumerate(found):
+        opened = gates_of(model)
+        with torch.no_grad():
+            opened.bias[i] -= 0.8
+        after = judge.score(opened)
+        assert one.kl == pytest.approx(after.kl - before.kl, abs=1e-5)
+        assert one.skipped == pytest.approx(6 * (before.executed_fraction - after.executed_fraction), abs=1e-5)
+    assert torch.equal(gates.bias, gates_of(model).bias) and any(one.skipped > 0.01 for one in found)
+
+
+def test_balancing_raises_the_gate_that_costs_most():
+    gates = Gates([1, 2, 3, 4], 8, 32)
+    found = [Price(1, 0.1, 0.004), Price(2, 0.1, 0.002), Price(3, 0.1, -0.001), Price(4, 0.0, 0.5)]
+    moves = balance(gates, found, trust=1.0, most=0.5)
+    assert moves == pytest.approx([np.log(4 / 3), np.log(2 / 3), -0.5, 0.0])
+    torch.testing.assert_close(gates.bias.detach(), 4 + torch.tensor(moves))
 
 
 def write_tokens(path, n: int = 40, length: int = 50, seed: int = 0):
@@ -180,14 +219,32 @@ def test_rows_repeat_from_a_seed_and_can_be_resumed(tmp_path):
     rows = whole.take(20)
     resumed.skip(12)
     assert rows[12:] == resumed.take(8) and rows != make(2).take(20)
-    assert {len(row) for row in rows} == {32}
+    assert {len(row.tokens) for row in rows} == {32}
 
 
 def test_a_document_is_a_row_of_its_own_and_begins_it(tmp_path):
     rows = [{"tokens": [9] + [i] * length} for i, length in enumerate((20, 30, 90, 3))]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     taken = Rows([Source.parse(str(tmp_path / "a.jsonl"))], Vocabulary(tmp_path), tmp_path, 64, 1).take(9)
-    assert {(row[0], row[1], len(row)) for row in taken} == {(9, 0, 21), (9, 1, 31), (9, 2, 64)}
+    assert {(*row.tokens[:2], len(row.tokens)) for row in taken} == {(9, 0, 21), (9, 1, 31), (9, 2, 64)}
+
+
+def test_the_prompt_of_a_chat_does_not_count(tmp_path):
+    records = [
+        {"kind": "chat", "n_prompt": 6, "tokens": list(range(20))},
+        {"kind": "article", "n_prompt": 6, "tokens": list(range(20))},
+        {"kind": "chat", "n_prompt": 40, "tokens": list(range(41))},  # its answer begins behind the row's end
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    taken = Rows([Source.parse(str(tmp_path / "a.jsonl"))], Vocabulary(tmp_path), tmp_path, 32, 1).take(4)
+    assert {tuple(row.counts) for row in taken} == {(0.0,) * 5 + (1.0,) * 15, (1.0,) * 20}
+
+
+def test_predictions_that_do_not_count_give_no_score():
+    torch.manual_seed(0)
+    state, head, counts = torch.randn(6, 4), torch.randn(7, 4), torch.tensor([0, 1, 0, 1, 1, 0.0])
+    score = losses.sampled_score(state, head, torch.Generator().manual_seed(1), counts)
+    assert torch.equal(score.abs().sum(-1) > 0, counts > 0)
 
 
 def test_sources_say_what_is_wrong_with_them(tmp_path):
@@ -230,6 +287,7 @@ def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
     assert list(pack.depth.layers) == report["gates"] and len(report["gates"]) == 1
     assert not pack.depth.ffn_scaled_by_gate and not pack.depth.adapter_scaled_by_gate
     assert pack.depth.always_run_tokens == 2 and len(pack.depth.calibration_threshold) >= 9
+    assert [one["layer"] for one in report["balance"]] == report["gates"]
     assert len(report["curve"]) == 4 and told and json.loads((tmp_path / "p.gguf.json").read_text()) == report
 
 
@@ -252,6 +310,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_run_goes_on_from_a_pack(tmp_path, options):
+    base = write_base(tmp_path / "base.gguf")
+    train(base, tmp_path / "first.gguf", options)
+    report = train(
+        base, tmp_path / "second.gguf", replace(options, init=str(tmp_path / "first.gguf"), layers=(), lr=1e-6)
+    )
+    first, second = read_pack(tmp_path / "first.gguf"), read_pack(tmp_path / "second.gguf")
+    assert report["gates"] == list(first.depth.layers) and report["options"]["init"] == "first.gguf"
+    for name in (name for name in first.tensors if "depth_skip" in name):
+        np.testing.assert_allclose(first.tensors[name], second.tensors[name], atol=2e-3)
+
+
 def test_what_this_version_does_not_train_is_said(tmp_path):
     for wrong in ({"kv": "drop"}, {"span": 2}, {"scope": "ffn"}, {"rank": 4}, {"target": 1.0}, {"adapter_size": 20}):
         with pytest.raises(UsageError):
@@ -263,5 +333,5 @@ def test_answers_that_run_in_a_loop_are_left_out(tmp_path):
     assert distinct(loop) < 0.1 and distinct(prose) == 1
     records = [{"kind": "chat", "tokens": tokens} for tokens in (loop, loop, prose, prose)]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, records)))
-    assert own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=False) == [prose, prose]
+    assert own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=False) == [Row(prose), Row(prose)]
     assert own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=True) == []
