@@ -74,7 +74,7 @@ class Gate(ctypes.Structure):
 class Stats(ctypes.Structure):
     _fields_ = [
         ("n_tokens", ctypes.c_int64),
-        ("n_layer_runs", ctypes.c_int64),
+        ("n_layer_runs", ctypes.c_double),
         ("n_gate_evals", ctypes.c_int64),
         ("n_gate_runs", ctypes.c_int64),
         ("n_expert_hits", ctypes.c_int64),

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 //
@@ -47,13 +48,6 @@ void liquid_depth_begin(liquid_depth * depth) {
     depth->trace_experts.clear();
 }
 
-// rows of a finished ubatch: w and run of every gate, experts of every mixture layer
-struct liquid_rows {
-    std::vector<float>   w;       // [n_gate][n_tokens]
-    std::vector<float>   run;     // [n_gate][n_tokens]
-    std::vector<int32_t> experts; // [n_moe_layer][n_tokens][n_expert_used]
-};
-
 static llm_graph_input_liquid * liquid_find_input(const llm_graph_result * res) {
     for (const auto & input : res->inputs) {
         if (auto * found = dynamic_cast<llm_graph_input_liquid *>(input.get())) {
@@ -63,128 +57,97 @@ static llm_graph_input_liquid * liquid_find_input(const llm_graph_result * res) 
     return nullptr;
 }
 
-static liquid_rows liquid_read_rows(const llm_graph_input_liquid & inp, int64_t n_tokens) {
-    liquid_rows rows;
-    rows.w  .resize(inp.gates.size()*n_tokens);
-    rows.run.resize(inp.gates.size()*n_tokens);
-    for (size_t g = 0; g < inp.gates.size(); ++g) {
-        ggml_backend_tensor_get(inp.gates[g].w,   rows.w  .data() + g*n_tokens, 0, n_tokens*sizeof(float));
-        ggml_backend_tensor_get(inp.gates[g].run, rows.run.data() + g*n_tokens, 0, n_tokens*sizeof(float));
+static void liquid_count_gates(liquid_depth_stats & stats, const llm_graph_input_liquid & inp) {
+    const int64_t n = inp.n_tokens;
+    for (size_t g = 0; g < inp.w.size()/n; ++g) {
+        const int64_t n_evals = std::count_if(&inp.w[g*n], &inp.w[g*n] + n, [](float w) { return !std::isnan(w); });
+        const int64_t n_runs  = std::count(&inp.run[g*n], &inp.run[g*n] + n, 1);
+        stats.n_gate_evals += n_evals;
+        stats.n_gate_runs  += n_runs;
+        stats.n_blocks_unread += inp.form != LIQUID_FORM_DENSE && n_runs == 0;
     }
-    for (ggml_tensor * t : inp.experts) {
-        const size_t n = ggml_nelements(t);
-        rows.experts.resize(rows.experts.size() + n);
-        ggml_backend_tensor_get(t, rows.experts.data() + rows.experts.size() - n, 0, n*sizeof(int32_t));
-    }
-    return rows;
 }
 
-static void liquid_count(liquid_depth * depth, const llm_graph_input_liquid & inp, const std::vector<float> & run, int64_t n_tokens) {
-    const auto & model = *depth->model;
-    auto & stats = depth->stats;
-
-    const int64_t hits_per_layer = model.info.n_expert_used;
-
-    int64_t skipped_layers = 0;
-    int64_t skipped_moe    = 0;
-    for (size_t g = 0; g < inp.gates.size(); ++g) {
-        const auto & gate = inp.gates[g];
-
-        int64_t n_moe = 0;
-        for (int il = gate.layer; il < gate.layer + gate.span; ++il) {
-            n_moe += model.moe_layers[il];
-        }
-
-        int64_t n_run = 0;
-        for (int64_t i = 0; i < n_tokens; ++i) {
-            n_run += run[g*n_tokens + i] != 0.0f;
-        }
-
-        stats.n_gate_evals += n_tokens;
-        stats.n_gate_runs  += n_run;
-        skipped_layers += (n_tokens - n_run)*gate.span;
-        skipped_moe    += (n_tokens - n_run)*n_moe;
-        if (inp.form != LIQUID_FORM_DENSE && n_run == 0) {
-            stats.n_blocks_unread++;
+static void liquid_count_layers(liquid_depth_stats & stats, const llm_graph_input_liquid & inp, const llama_model_liquid & model) {
+    std::vector<float>   r;
+    std::vector<uint8_t> ffn;
+    for (int64_t i = 0; i < inp.n_tokens; ++i) {
+        inp.layers_run(i, r, ffn);
+        stats.n_layer_runs += std::accumulate(r.begin(), r.end(), 0.0);
+        for (size_t il = 0; il < r.size(); ++il) {
+            stats.n_expert_hits += ffn[il] && model.moe_layers[il] ? model.info.n_expert_used : 0;
         }
     }
-
-    stats.n_layer_runs  += n_tokens*model.info.n_layer - skipped_layers;
-    stats.n_expert_hits += (n_tokens*model.info.n_moe_layer - skipped_moe)*hits_per_layer;
+    stats.n_tokens += inp.n_tokens;
 }
 
 // experts of the traced tokens, reordered to [n_tokens][n_moe_layer][n_expert_used], -1 where the layer was skipped
-static void liquid_trace_moe(liquid_depth * depth, const llm_graph_input_liquid & inp, const liquid_rows & rows, int64_t n_tokens) {
+static void liquid_trace_moe(liquid_depth * depth, const llm_graph_input_liquid & inp) {
     const auto & model = *depth->model;
     const int64_t n_moe  = model.info.n_moe_layer;
     const int64_t n_used = model.info.n_expert_used;
-    if (n_moe == 0) {
-        return;
-    }
+    const int64_t n_tokens = inp.n_tokens;
 
-    std::vector<int32_t> gate_over(model.info.n_layer, -1);
-    for (size_t g = 0; g < inp.gates.size(); ++g) {
-        for (int il = inp.gates[g].layer; il < inp.gates[g].layer + inp.gates[g].span; ++il) {
-            gate_over[il] = g;
-        }
-    }
-
-    // the last layer of a full-depth graph holds output rows only: it cannot be traced for the others
     const size_t base = depth->trace_experts.size();
     depth->trace_experts.resize(base + n_tokens*n_moe*n_used, -1);
-    size_t offset = 0;
+
+    std::vector<std::vector<uint8_t>> ffn(n_tokens);
+    std::vector<float> r;
+    for (int64_t i = 0; i < n_tokens; ++i) {
+        inp.layers_run(i, r, ffn[i]);
+    }
+    std::vector<int32_t> rows;
     int64_t m = 0;
-    for (int il = 0; il < model.info.n_layer; ++il) {
+    for (int il = 0; il < model.info.n_layer && n_moe > 0; ++il) {
         if (!model.moe_layers[il]) {
             continue;
         }
-        const int64_t n_rows = inp.experts[m]->ne[1];
-        for (int64_t i = 0; i < n_rows && n_rows == n_tokens; ++i) {
-            if (gate_over[il] >= 0 && rows.run[gate_over[il]*n_tokens + i] == 0.0f) {
-                continue;
+        const ggml_tensor * t = inp.experts[m]; // I32 [n_used, rows]
+        rows.resize(ggml_nelements(t));
+        ggml_backend_tensor_get(t, rows.data(), 0, ggml_nbytes(t));
+        // the last layer of a full-depth graph holds output rows only: it cannot be traced for the others
+        for (int64_t i = 0; i < n_tokens && t->ne[1] == n_tokens; ++i) {
+            if (ffn[i][il]) {
+                memcpy(depth->trace_experts.data() + base + (i*n_moe + m)*n_used, rows.data() + i*n_used, n_used*sizeof(int32_t));
             }
-            memcpy(depth->trace_experts.data() + base + (i*n_moe + m)*n_used, rows.experts.data() + offset + i*n_used, n_used*sizeof(int32_t));
         }
-        offset += n_rows*n_used;
         m++;
     }
 }
 
-static void liquid_trace_rows(liquid_depth * depth, const llm_graph_input_liquid & inp, const liquid_rows & rows, const llama_ubatch & ubatch) {
-    const int64_t n_tokens = ubatch.n_tokens;
-    const size_t  n_gate   = depth->model->gates.size();
+static void liquid_trace_rows(liquid_depth * depth, const llm_graph_input_liquid & inp, const llama_ubatch & ubatch) {
+    const size_t n_gate = depth->model->gates.size();
 
-    for (int64_t i = 0; i < n_tokens; ++i) {
+    for (int64_t i = 0; i < inp.n_tokens; ++i) {
         depth->trace_pos.push_back(ubatch.pos[i]);
         depth->trace_seq.push_back(ubatch.seq_id[i][0]);
         for (size_t g = 0; g < n_gate; ++g) {
-            const bool evaluated = g < inp.gates.size();
-            depth->trace_w  .push_back(evaluated ? rows.w[g*n_tokens + i] : std::numeric_limits<float>::quiet_NaN());
-            depth->trace_run.push_back(evaluated ? rows.run[g*n_tokens + i] != 0.0f : 1);
+            const bool gated = !inp.w.empty();
+            depth->trace_w  .push_back(gated ? inp.w[g*inp.n_tokens + i] : std::numeric_limits<float>::quiet_NaN());
+            depth->trace_run.push_back(gated ? inp.run[g*inp.n_tokens + i] : 1);
         }
     }
-    liquid_trace_moe(depth, inp, rows, n_tokens);
+    liquid_trace_moe(depth, inp);
 }
 
 void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, const llm_graph_result * res, const llama_ubatch & ubatch, ggml_backend_sched_t sched) {
     if (!depth->model || cparams.warmup) {
         return;
     }
-    const llm_graph_input_liquid * inp = liquid_find_input(res);
+    llm_graph_input_liquid * inp = liquid_find_input(res);
     if (!inp) {
         return;
     }
-
-    liquid_rows rows;
     if (!inp->gates.empty() || !inp->experts.empty()) {
         ggml_backend_sched_synchronize(sched);
-        rows = liquid_read_rows(*inp, ubatch.n_tokens);
     }
-
-    depth->stats.n_tokens += ubatch.n_tokens;
-    liquid_count(depth, *inp, rows.run, ubatch.n_tokens);
+    if (inp->form == LIQUID_FORM_DENSE) {
+        inp->read_decisions();
+    }
+    liquid_count_gates (depth->stats, *inp);
+    liquid_count_layers(depth->stats, *inp, *depth->model);
     if (depth->trace) {
-        liquid_trace_rows(depth, *inp, rows, ubatch);
+        liquid_trace_rows(depth, *inp, ubatch);
     }
 }
 
@@ -201,6 +164,9 @@ llm_graph_input_liquid::llm_graph_input_liquid(liquid_depth * depth, const llama
     n_outputs(n_outputs) {
     if (form != LIQUID_FORM_FULL) {
         forced.resize(depth->model->gates.size()*n_tokens);
+        w     .resize(forced.size());
+        run   .resize(forced.size());
+        left      .resize(n_tokens);
         gated_runs.resize(n_tokens);
         is_output.resize(n_tokens);
     }
@@ -226,17 +192,21 @@ void llm_graph_input_liquid::set_input(const llama_ubatch * ubatch) {
     for (const auto & [result, state] : in_place) {
         GGML_ASSERT(result->data == state->data);
     }
+    std::fill(w.begin(), w.end(), std::numeric_limits<float>::quiet_NaN());
+    std::fill(run.begin(), run.end(), 0);
+    std::fill(left.begin(), left.end(), 0);
     std::fill(gated_runs.begin(), gated_runs.end(), 0);
     for (size_t i = 0; i < is_output.size(); ++i) {
         is_output[i] = n_outputs == n_tokens || ubatch->output[i] != 0;
     }
-    for (size_t g = 0; g < gates.size(); ++g) {
+    for (auto & node : gates) {
         // work buffers are planned from the extents, before the gates decide
-        liquid_set_rows(gates[g].side_run .rows, n_tokens);
-        liquid_set_rows(gates[g].side_skip.rows, n_tokens);
-        for (int64_t i = 0; i < n_tokens; ++i) {
-            forced[g*n_tokens + i] = liquid_forced_value(*depth, gates[g].index, ubatch->pos[i], ubatch->seq_id[i][0]);
-        }
+        liquid_set_rows(node.side_run .rows, n_tokens);
+        liquid_set_rows(node.side_skip.rows, n_tokens);
+    }
+    for (size_t k = 0; k < forced.size(); ++k) {
+        const int64_t i = k % n_tokens;
+        forced[k] = liquid_forced_value(*depth, k/n_tokens, ubatch->pos[i], ubatch->seq_id[i][0]);
     }
     if (force && force->buffer) {
         ggml_backend_tensor_set(force, forced.data(), 0, forced.size()*sizeof(float));
@@ -247,15 +217,53 @@ void llm_graph_input_liquid::set_input(const llama_ubatch * ubatch) {
 }
 
 std::pair<float, bool> llm_graph_input_liquid::decide(const liquid_gate_node & node, int64_t i, float z) {
-    const auto & info = depth->model->info;
+    const auto &  info = depth->model->info;
+    const int64_t at   = node.index*n_tokens + i;
 
-    const float w = 1.0f/(1.0f + expf(-z));
-    bool run = (w - depth->threshold) + forced[node.index*n_tokens + i] > 0.0f;
-    if (depth->mode != LIQUID_DEPTH_FORCED) {
-        run = run || node.before + gated_runs[i] + node.after < info.min_layers;
+    w[at] = 1.0f/(1.0f + expf(-z));
+    bool runs = (w[at] - depth->threshold) + forced[at] > 0.0f;
+    if (depth->mode != LIQUID_DEPTH_FORCED && node.gate.scope == LIQUID_SCOPE_LAYER) {
+        runs = runs || node.before + gated_runs[i] + node.after < info.min_layers;
     }
-    gated_runs[i] += run ? node.span : 0;
-    return { w, run };
+    gated_runs[i] += runs && node.gate.scope == LIQUID_SCOPE_LAYER && !node.gate.is_exit ? node.gate.span : 0;
+    run [at] = runs;
+    left[i]  = !runs && node.gate.is_exit;
+    return { w[at], runs };
+}
+
+void llm_graph_input_liquid::read_decisions() {
+    std::vector<float> runs(n_tokens);
+    for (const auto & node : gates) {
+        float * w_at = w.data() + node.index*n_tokens;
+        ggml_backend_tensor_get(node.w,   w_at,        0, n_tokens*sizeof(float));
+        ggml_backend_tensor_get(node.run, runs.data(), 0, n_tokens*sizeof(float));
+        for (int64_t i = 0; i < n_tokens; ++i) {
+            w_at[i] = left[i] ? std::numeric_limits<float>::quiet_NaN() : w_at[i];
+            run[node.index*n_tokens + i] = !left[i] && runs[i] != 0.0f;
+            left[i] = left[i] || (node.gate.is_exit && runs[i] == 0.0f);
+        }
+    }
+}
+
+void llm_graph_input_liquid::layers_run(int64_t i, std::vector<float> & r, std::vector<uint8_t> & ffn) const {
+    const auto & model = *depth->model;
+    r  .assign(model.info.n_layer, 1.0f);
+    ffn.assign(model.info.n_layer, 1);
+    for (size_t g = 0; g < w.size()/n_tokens; ++g) {
+        if (run[g*n_tokens + i] || std::isnan(w[g*n_tokens + i])) {
+            continue;
+        }
+        const auto & gate  = model.gates[g];
+        const float  share = model.attn_share[gate.layer];
+        if (gate.scope == LIQUID_SCOPE_LAYER) {
+            std::fill_n(r.begin() + gate.layer, gate.span, 0.0f);
+        } else {
+            r[gate.layer] -= gate.scope == LIQUID_SCOPE_ATTN ? share : 1.0f - share;
+        }
+        if (gate.scope != LIQUID_SCOPE_ATTN) {
+            std::fill_n(ffn.begin() + gate.layer, gate.span, 0);
+        }
+    }
 }
 
 //

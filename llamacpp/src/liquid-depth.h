@@ -9,6 +9,7 @@
 
 #include "llama-graph.h"
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -83,19 +84,18 @@ struct liquid_side {
     liquid_row_nodes           rows;
 };
 
-// One gate of a graph. `w` and `run` hold one value per token once the graph has run.
+// One gate of a graph.
 struct liquid_gate_node {
     llm_graph_input_liquid * owner = nullptr;
 
-    int32_t index  = 0; // into the model's gates
-    int32_t layer  = 0;
-    int32_t span   = 1;
-    int32_t before = 0; // ungated layers below `layer`
-    int32_t after  = 0; // layers above the span
+    liquid_gate gate   = {};
+    int32_t     index  = 0; // into the model's gates; -1: no gate, the rows that took no exit run (rows form)
+    int32_t     before = 0; // layers below that no gate governs whole
+    int32_t     after  = 0; // layers above the span
 
-    bool outputs_only = false; // rows form: the span ends the model, rows that are no output need not run it
+    bool outputs_only = false; // rows form: nothing follows, rows that are no output need not run it
 
-    ggml_tensor * w   = nullptr;
+    ggml_tensor * w   = nullptr; // F32, one value per token; dense form
     ggml_tensor * run = nullptr;
 
     liquid_side side_run;
@@ -109,8 +109,14 @@ public:
     void set_input(const llama_ubatch * ubatch) override;
     bool can_reuse(const llm_graph_params & params) override;
 
-    // the decision of gate `node` for row i with logit z: {w, run}; counts the layers that ran
+    // the decision of gate `node` for row i with logit z: {w, run}; kept in w, run and left
     std::pair<float, bool> decide(const liquid_gate_node & node, int64_t i, float z);
+
+    // dense form: the decisions, from the tensors of a graph that has run
+    void read_decisions();
+
+    // layers that ran for row i, from its decisions: r [n_layer] as a share, ffn [n_layer]
+    void layers_run(int64_t i, std::vector<float> & r, std::vector<uint8_t> & ffn) const;
 
     liquid_depth *    depth;
     const uint64_t    topology;
@@ -123,11 +129,13 @@ public:
     ggml_tensor * force = nullptr; // F32 [1, n_tokens, n_gate], dense form: +4 run, -4 skip, 0 as the gate says
 
     std::vector<float>   forced;     // [n_gate][n_tokens], the same values on the host
+    std::vector<float>   w;          // [n_gate][n_tokens], NaN: not evaluated
+    std::vector<uint8_t> run;        // [n_gate][n_tokens]
+    std::vector<uint8_t> left;       // [n_tokens] took an exit
     std::vector<int32_t> gated_runs; // [n_tokens] gated layers that ran so far in this evaluation
     std::vector<uint8_t> is_output;  // [n_tokens]
 
-    // never reallocated after the graph is built: ops hold pointers into it
-    std::vector<liquid_gate_node> gates;
+    std::deque<liquid_gate_node> gates; // in the order of the graph; ops hold pointers into it
 
     std::vector<std::pair<ggml_tensor *, ggml_tensor *>> in_place; // (result, the state it must lie upon)
     std::vector<ggml_tensor *> experts;                            // I32 [n_expert_used, n_tokens] per mixture layer, trace only

@@ -43,13 +43,17 @@ struct llama_model_liquid : public llama_model_base {
     std::vector<bool> moe_layers; // [n_layer]
 
     liquid_model_info                info = {};
-    std::vector<liquid_gate>         gates;        // ascending by layer
+    std::vector<liquid_gate>         gates;        // ascending by layer, attn before ffn
     std::vector<liquid_gate_tensors> gate_tensors; // one per gate
-    std::vector<int32_t>             gate_at;      // [n_layer] index of the gate whose span begins here, or -1
+    std::vector<int32_t>             gate_at[3];   // by scope, [n_layer]: index of the gate whose span begins here, or -1
+    std::vector<float>               attn_share;   // [n_layer] of the layer's active parameters
 
 private:
     void load_attention(llama_model_loader & ml);
     void load_experts  (llama_model_loader & ml);
     void load_depth    (llama_model_loader & ml);
+    void load_gates   (const std::vector<uint32_t> & spans, const std::vector<uint32_t> & exits, const std::vector<std::string> & scopes);
+    void add_gate     (int32_t layer, int32_t span, liquid_scope scope, bool is_exit);
     void load_gate_tensors();
+    void measure_halves();
 };

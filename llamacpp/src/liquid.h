@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define LIQUID_API_VERSION 1
+#define LIQUID_API_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -62,16 +62,16 @@ struct liquid_model_info {
 };
 
 struct liquid_gate {
-    int32_t layer; // first layer of the span
-    int32_t span;  // layers governed
-    int32_t scope; // enum liquid_scope
-    int32_t is_exit;
+    int32_t layer;   // first layer of the span
+    int32_t span;    // layers governed
+    int32_t scope;   // enum liquid_scope
+    int32_t is_exit; // the token leaves before `layer` instead of skipping it
 };
 
 // Sums since the context was made or liquid_reset_stats was called; warm-up runs are not counted.
 struct liquid_depth_stats {
     int64_t n_tokens;        // tokens evaluated
-    int64_t n_layer_runs;    // layers executed, over all tokens; layers without a gate always count
+    double  n_layer_runs;    // layers executed, over all tokens; a half that ran alone counts by its share of the parameters
     int64_t n_gate_evals;
     int64_t n_gate_runs;     // gate evaluations that let their span run
     int64_t n_expert_hits;   // routed experts applied, over all tokens and mixture layers that ran

@@ -209,7 +209,9 @@ void llama_model_liquid::load_depth(llama_model_loader & ml) {
 
     info.n_layer   = n_layer;
     info.threshold = 0.5f;
-    gate_at.assign(n_layer, -1);
+    for (auto & at : gate_at) {
+        at.assign(n_layer, -1);
+    }
 
     const auto spans = keys.numbers("depth.gate_span", n_layer, 0);
     if (keys.find("depth.gate_span") < 0) {
@@ -231,27 +233,47 @@ void llama_model_liquid::load_depth(llama_model_loader & ml) {
     if (info.kv_policy == LIQUID_KV_DROP) {
         throw std::runtime_error("liquid.depth.kv_policy: this version runs 'project' only, not 'drop'");
     }
-    const auto exits = keys.numbers("depth.gate_exit", n_layer, 0);
-    if (std::find_if(exits.begin(), exits.end(), [](uint32_t e) { return e != 0; }) != exits.end()) {
-        throw std::runtime_error("liquid.depth.gate_exit: this version does not run exit gates");
-    }
-    for (const auto & scope : keys.strings("depth.gate_scope", n_layer)) {
-        if (scope != "layer" && !scope.empty()) {
-            throw std::runtime_error(format("liquid.depth.gate_scope: this version runs the scope 'layer' only, not '%s'", scope.c_str()));
-        }
-    }
+    load_gates(spans, keys.numbers("depth.gate_exit", n_layer, 0), keys.strings("depth.gate_scope", n_layer));
+}
 
-    uint32_t end = 0;
+void llama_model_liquid::add_gate(int32_t layer, int32_t span, liquid_scope scope, bool is_exit) {
+    gate_at[scope][layer] = gates.size();
+    gates.push_back({ layer, span, scope, is_exit });
+    info.n_gate = gates.size();
+}
+
+void llama_model_liquid::load_gates(const std::vector<uint32_t> & spans, const std::vector<uint32_t> & exits, const std::vector<std::string> & scopes) {
+    const uint32_t n_layer = hparams.n_layer();
+
+    uint32_t end = 0; // of the last ordinary span; one within an exit's reach is allowed
     for (uint32_t il = 0; il < n_layer; ++il) {
+        const std::string scope = scopes.empty() || scopes[il].empty() ? "layer" : scopes[il];
         if (spans[il] == 0) {
+            liquid_keys::expect("depth.gate_exit", !exits[il], "gates only where gate_span is not 0");
             continue;
         }
         liquid_keys::expect("depth.gate_span", il >= end && spans[il] <= n_layer - il, "spans that do not overlap and end with the last layer");
+        if (exits[il]) {
+            liquid_keys::expect("depth.gate_span", spans[il] == n_layer - il, "all that remains as the span of an exit gate");
+            liquid_keys::expect("depth.gate_scope", scope == "layer", "'layer' for an exit gate");
+            add_gate(il, spans[il], LIQUID_SCOPE_LAYER, true);
+            continue;
+        }
         end = il + spans[il];
-        gate_at[il] = gates.size();
-        gates.push_back({ (int32_t) il, (int32_t) spans[il], LIQUID_SCOPE_LAYER, 0 });
+        if (scope == "layer") {
+            add_gate(il, spans[il], LIQUID_SCOPE_LAYER, false);
+            continue;
+        }
+        liquid_keys::expect("depth.gate_span", spans[il] == 1, "1 for gates of half a layer");
+        const bool both = scope == "attn+ffn";
+        liquid_keys::expect("depth.gate_scope", both || scope == "attn" || scope == "ffn", "'layer', 'attn', 'ffn' or 'attn+ffn'");
+        if (both || scope == "attn") {
+            add_gate(il, 1, LIQUID_SCOPE_ATTN, false);
+        }
+        if (both || scope == "ffn") {
+            add_gate(il, 1, LIQUID_SCOPE_FFN, false);
+        }
     }
-    info.n_gate = gates.size();
 }
 
 //
@@ -323,35 +345,67 @@ void llama_model_liquid::load_arch_tensors(llama_model_loader &) {
     }
 
     load_gate_tensors();
+    measure_halves();
 }
+
+// names of a gate's tensors by scope
+struct liquid_gate_names {
+    llm_tensor weight, enc, norm, dec;
+};
+
+static const liquid_gate_names LIQUID_GATE_NAMES[] = {
+    { LLM_TENSOR_DEPTH_GATE,      LLM_TENSOR_DEPTH_GATE_ENC,      LLM_TENSOR_DEPTH_GATE_NORM,      LLM_TENSOR_DEPTH_GATE_DEC      },
+    { LLM_TENSOR_DEPTH_GATE_ATTN, LLM_TENSOR_DEPTH_GATE_ATTN_ENC, LLM_TENSOR_DEPTH_GATE_ATTN_NORM, LLM_TENSOR_DEPTH_GATE_ATTN_DEC },
+    { LLM_TENSOR_DEPTH_GATE_FFN,  LLM_TENSOR_DEPTH_GATE_FFN_ENC,  LLM_TENSOR_DEPTH_GATE_FFN_NORM,  LLM_TENSOR_DEPTH_GATE_FFN_DEC  },
+};
 
 void llama_model_liquid::load_gate_tensors() {
     const int64_t n_embd = hparams.n_embd;
 
     for (const auto & gate : gates) {
         const int i = gate.layer;
+        const auto & names = LIQUID_GATE_NAMES[gate.scope];
         liquid_gate_tensors t;
 
         if (info.gate_kind == LIQUID_GATE_BOTTLENECK) {
-            const auto * enc = ml->get_tensor_meta(tn(LLM_TENSOR_DEPTH_GATE_ENC, "weight", i).str().c_str());
-            const auto * dec = ml->get_tensor_meta(tn(LLM_TENSOR_DEPTH_GATE_DEC, "weight", i).str().c_str());
+            const auto * enc = ml->get_tensor_meta(tn(names.enc, "weight", i).str().c_str());
+            const auto * dec = ml->get_tensor_meta(tn(names.dec, "weight", i).str().c_str());
             const int64_t rank = enc ? enc->ne[1] : 1;
 
-            t.enc    = create_tensor(tn(LLM_TENSOR_DEPTH_GATE_ENC,  "weight", i), {n_embd, rank}, 0);
-            t.norm   = create_tensor(tn(LLM_TENSOR_DEPTH_GATE_NORM, "weight", i), {rank}, 0);
-            t.dec    = create_tensor(tn(LLM_TENSOR_DEPTH_GATE_DEC,  "weight", i), {rank, n_embd}, TENSOR_NOT_REQUIRED);
-            t.weight = create_tensor(tn(LLM_TENSOR_DEPTH_GATE,      "weight", i), {dec ? n_embd : rank}, 0);
+            t.enc    = create_tensor(tn(names.enc,    "weight", i), {n_embd, rank}, 0);
+            t.norm   = create_tensor(tn(names.norm,   "weight", i), {rank}, 0);
+            t.dec    = create_tensor(tn(names.dec,    "weight", i), {rank, n_embd}, TENSOR_NOT_REQUIRED);
+            t.weight = create_tensor(tn(names.weight, "weight", i), {dec ? n_embd : rank}, 0);
         } else {
-            t.weight = create_tensor(tn(LLM_TENSOR_DEPTH_GATE, "weight", i), {n_embd}, 0);
+            t.weight = create_tensor(tn(names.weight, "weight", i), {n_embd}, 0);
         }
-        t.bias = create_tensor(tn(LLM_TENSOR_DEPTH_GATE, "bias", i), {1}, TENSOR_NOT_REQUIRED);
+        t.bias = create_tensor(tn(names.weight, "bias", i), {1}, TENSOR_NOT_REQUIRED);
 
-        if (const auto * meta = ml->get_tensor_meta(tn(LLM_TENSOR_DEPTH_SKIP_GATE, "weight", i).str().c_str())) {
+        const auto * meta = ml->get_tensor_meta(tn(LLM_TENSOR_DEPTH_SKIP_GATE, "weight", i).str().c_str());
+        if (meta && gate.scope != LIQUID_SCOPE_ATTN && !gate.is_exit) {
             const int64_t m = meta->ne[1];
             t.skip_gate = create_tensor(tn(LLM_TENSOR_DEPTH_SKIP_GATE, "weight", i), {n_embd, m}, 0);
             t.skip_up   = create_tensor(tn(LLM_TENSOR_DEPTH_SKIP_UP,   "weight", i), {n_embd, m}, 0);
             t.skip_down = create_tensor(tn(LLM_TENSOR_DEPTH_SKIP_DOWN, "weight", i), {m, n_embd}, 0);
         }
         gate_tensors.push_back(t);
+    }
+}
+
+// the attention's share of each layer's active parameters; routed experts count as many as a token uses
+void llama_model_liquid::measure_halves() {
+    const auto sum = [](std::initializer_list<const ggml_tensor *> tensors) {
+        double n = 0;
+        for (const ggml_tensor * t : tensors) {
+            n += t ? ggml_nelements(t) : 0;
+        }
+        return n;
+    };
+    for (const auto & l : layers) {
+        const double attn = sum({ l.attn_norm, l.wq, l.wk, l.wv, l.wo, l.wq_b, l.wk_b, l.wv_b, l.wo_b, l.attn_q_norm, l.attn_k_norm });
+        const double ffn  = sum({ l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down, l.ffn_gate_b, l.ffn_up_b, l.ffn_down_b, l.ffn_gate_inp,
+            l.ffn_gate_shexp, l.ffn_up_shexp, l.ffn_down_shexp });
+        const double routed = sum({ l.ffn_gate_exps, l.ffn_up_exps, l.ffn_down_exps })*info.n_expert_used/std::max(info.n_expert, 1);
+        attn_share.push_back(attn/(attn + ffn + routed));
     }
 }
