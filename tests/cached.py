@@ -12,12 +12,13 @@ import torch
 
 from liquidcli.reference import LiquidForCausalLM
 from liquidcli.reference.attention import Context, attend
+from liquidcli.reference.depth_config import GatePlace
 
 
 @dataclass(frozen=True)
 class Cell:
     position: int
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]  # K, V [n_head_kv, head_dim] each, one per layer
+    layers: tuple[tuple[torch.Tensor, torch.Tensor] | None, ...]  # K, V [n_head_kv, head_dim], or dropped, per layer
 
 
 class CachedReference:
@@ -56,50 +57,94 @@ class CachedReference:
 class _Step:
     def __init__(self, owner: CachedReference, cells: list[Cell], position: int) -> None:
         self.owner, self.cells, self.position = owner, cells, position
+        self.config, self.depth = owner.config, owner.config.depth
+        self.layers = owner.model.model.layers
         self.context = Context(owner.config, torch.tensor([*(cell.position for cell in cells), position]))
-        self.stored: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.stored: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self.layers)
         self.decisions: list[bool] = []
         self.n_run = 0
 
     def run(self, h: torch.Tensor) -> torch.Tensor:
-        layer, depth = 0, self.owner.config.depth
-        while layer < self.owner.config.num_hidden_layers:
-            span = depth.gate_span[layer] if depth else 0
-            h = self._span(h, layer, span) if span else self._layer(h, layer, 1.0)
-            layer += max(span, 1)
+        layer = 0
+        while layer < len(self.layers):
+            gates = {g.scope: g for g in self.depth.gates_at(layer)} if self.depth else {}
+            gate = gates.get("layer")
+            if gate and gate.is_exit and not self._decide(gate, self.layers[layer].gate_logit(h)):
+                return self._leave(h, layer)
+            ordinary = gate and not gate.is_exit
+            h = self._span(h, gate) if ordinary else self._halves(h, layer, gates)
+            layer += gate.span if ordinary else 1
         return h
 
-    def _span(self, h: torch.Tensor, first: int, span: int) -> torch.Tensor:
-        depth, n_layer = self.owner.config.depth, self.owner.config.num_hidden_layers
-        layers = self.owner.model.model.layers
-        w = float(layers[first].gate_logit(h).sigmoid())
-        too_shallow = self.n_run + n_layer - first - span < depth.min_layers
-        runs = w > depth.threshold or too_shallow or self.position < depth.always_run_tokens
-        self.decisions.append(runs)
-        if runs:
-            for layer in range(first, first + span):
-                h = self._layer(h, layer, w if depth.ffn_scaled_by_gate else 1.0)
-            return h
-        for layer in range(first, first + span):
-            self._attend(layers[layer].input_layernorm(h), layer)
-        return layers[first].skipped(h, 1 - w if depth.adapter_scaled_by_gate else 1.0)
+    def _decide(self, gate: GatePlace, z: torch.Tensor) -> bool:
+        self.w = float(z.sigmoid())
+        after = len(self.layers) - gate.layer - gate.span
+        runs = self.w > self.depth.threshold or self.position < self.depth.always_run_tokens
+        self.decisions.append(runs or (gate.scope == "layer" and self.n_run + after < self.depth.min_layers))
+        return self.decisions[-1]
 
-    def _layer(self, h: torch.Tensor, layer: int, c_run: float) -> torch.Tensor:
-        module = self.owner.model.model.layers[layer]
-        h = h + self._attend(module.input_layernorm(h), layer)
-        out = module.feed_forward(module.post_attention_layernorm(h)[None])
+    def _leave(self, h: torch.Tensor, layer: int) -> torch.Tensor:
+        self.decisions += [False] * (len(self.depth.gates) - len(self.decisions))
+        self._skip(h, range(layer, len(self.layers)))
+        return h
+
+    def _skip(self, h: torch.Tensor, layers: range) -> None:
+        if self.depth.kv_policy == "project":
+            for layer in layers:
+                self._store(self.layers[layer].input_layernorm(h), layer)
+
+    def _span(self, h: torch.Tensor, gate: GatePlace) -> torch.Tensor:
+        first, layers = self.layers[gate.layer], range(gate.layer, gate.layer + gate.span)
+        if not self._decide(gate, first.gate_logit(h)):
+            self._skip(h, layers)
+            return first.skipped(h, self._c_skip())
+        c_run = self._c_run()
+        for layer in layers:
+            h = h + self._attend(self.layers[layer].input_layernorm(h), layer)
+            h = h + c_run * self._feed(h, layer)
+            self.n_run += 1
+        return h
+
+    def _halves(self, h: torch.Tensor, layer: int, gates: dict[str, GatePlace]) -> torch.Tensor:
+        """A layer without a gate over it as a whole."""
+        module, c_run = self.layers[layer], 1.0
+        n = module.input_layernorm(h)
         self.n_run += 1
-        return h + c_run * (out[0] if isinstance(out, tuple) else out)[0]
+        if "attn" not in gates or self._decide(gates["attn"], module.depth_gate_attn(n)):
+            h = h + self._attend(n, layer)
+        else:
+            self._skip(h, range(layer, layer + 1))
+        if "ffn" in gates:
+            if not self._decide(gates["ffn"], module.depth_gate_ffn(module.post_attention_layernorm(h))):
+                return module.skipped(h, self._c_skip())
+            c_run = self._c_run()
+        return h + c_run * self._feed(h, layer)
+
+    def _c_run(self) -> float:
+        return self.w if self.depth.ffn_scaled_by_gate else 1.0
+
+    def _c_skip(self) -> float:
+        return 1 - self.w if self.depth.adapter_scaled_by_gate else 1.0
+
+    def _feed(self, h: torch.Tensor, layer: int) -> torch.Tensor:
+        module = self.layers[layer]
+        return module.feed(module.post_attention_layernorm(h)[None])[0][0]
+
+    def _store(self, n: torch.Tensor, layer: int) -> torch.Tensor:
+        """Stores this layer's K and V; returns the queries."""
+        q, k, v = (x[0, :, 0] for x in self.layers[layer].self_attn._project(n[None, None]))  # [heads, head_dim]
+        self.stored[layer] = (k, v)
+        return q
 
     def _attend(self, n: torch.Tensor, layer: int) -> torch.Tensor:
-        """Stores this layer's K and V, and attends."""
-        attn, config = self.owner.model.model.layers[layer].self_attn, self.owner.config
-        q, k, v = (x[0, :, 0] for x in attn._project(n[None, None]))  # [heads, head_dim]
-        self.stored.append((k, v))
-        keys = torch.stack([*(cell.layers[layer][0] for cell in self.cells), k], 1)[None]  # [1, heads, T, head_dim]
-        values = torch.stack([*(cell.layers[layer][1] for cell in self.cells), v], 1)[None]
+        attn, q = self.layers[layer].self_attn, self._store(n, layer)
+        cells = [*(cell.layers[layer] for cell in self.cells), self.stored[layer]]
+        there = torch.tensor([cell is not None for cell in cells])  # [T]
+        blank = torch.zeros_like(self.stored[layer][0])
+        keys = torch.stack([blank if cell is None else cell[0] for cell in cells], 1)[None]  # [1, heads, T, head_dim]
+        values = torch.stack([blank if cell is None else cell[1] for cell in cells], 1)[None]
         queries = q[None, :, None].expand(-1, -1, keys.shape[2], -1)
         queries = attn._place(queries, self.context, is_query=True)[:, :, -1:]
-        mask = self.context.masks[config.has_window(layer)][-1:]  # [1, T]
+        mask = self.context.masks[self.config.has_window(layer)][-1:] & there  # [1, T]
         out = attend(queries, attn._place(keys, self.context, is_query=False), values, mask)
         return attn.o_proj(out.flatten())

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from liquidcli.reference import LiquidConfig, LiquidForCausalLM, save_pretrained
-from tests.tiny_families import BASE, FAMILIES
+from tests.tiny_families import ALL, BASE
 
 CORPUS = "the water of the river runs deeper where the stones are hard and the river is slow; the rest of it is light. "
 SPECIAL = ("<|bos|>", "<|eos|>")
@@ -22,7 +22,7 @@ CALIBRATION_TOKENS = 512
 
 
 def make_config(family: str | dict[str, Any]) -> LiquidConfig:
-    keys = FAMILIES[family] if isinstance(family, str) else family
+    keys = ALL[family] if isinstance(family, str) else family
     return LiquidConfig(**{**BASE, "bos_token_id": 0, "eos_token_id": 1, **keys})
 
 
@@ -43,19 +43,20 @@ def make_model(family: str | dict[str, Any], seed: int = 7) -> LiquidForCausalLM
         else:
             weight.normal_(std=weight.shape[-2 if ".experts." in name else -1] ** -0.5)
     tokens = random_tokens(model.config, CALIBRATION_TOKENS // 64, 64, seed)
-    for layer in model.config.gate_layers:
-        _fit_gate(model, layer, tokens)
+    for gate in range(len(model.config.gates)):
+        _fit_gate(model, gate, tokens)
     return model
 
 
-def _fit_gate(model: LiquidForCausalLM, layer: int, tokens: torch.Tensor) -> None:
-    """Shifts and scales one gate's last vector, given the gates before it."""
-    head = model.model.layers[layer].depth_gate.head
+def _fit_gate(model: LiquidForCausalLM, gate: int, tokens: torch.Tensor) -> None:
+    """Shifts and scales one gate's last vector, given the gates before it and the tokens that reach it."""
+    place = model.config.gates[gate]
+    head = getattr(model.model.layers[place.layer], place.module).head
     seen: list[torch.Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)))
-    model(tokens)
+    reached = ~model(tokens).trace.w[..., gate].flatten().isnan()
     handle.remove()
-    features = seen[0]  # [rows, width]
+    features = seen[0][reached]  # [rows, width]
     mean = features.mean(0)
     middle = torch.logit(torch.tensor(model.config.depth.threshold)).item()
     head.weight -= (head.weight @ mean)[:, None] * mean / mean.square().sum()

@@ -123,9 +123,79 @@ ATTENTION: dict[str, dict[str, Any]] = {
 }
 NO_GATES: dict[str, dict[str, Any]] = {"plain": {}, "plain-moe": MIXED}
 
+
+HALVES = {"gate_scope": ["attn+ffn"] * N_LAYER}
+ATTN = {"gate_scope": ["attn"] * N_LAYER}
+FFN = {"gate_scope": ["ffn"] * N_LAYER}
+EVERY_SCOPE = {"gate_span": [1, 1, 2, 0, 1, 1], "gate_scope": ["layer", "attn", "layer", "layer", "ffn", "attn+ffn"]}
+EXIT = {"gate_span": [0, 0, 0, 3, 0, 0], "gate_exit": [i == 3 for i in range(N_LAYER)]}
+EXITS2 = {"gate_span": [0, 0, 4, 0, 2, 0], "gate_exit": [i in (2, 4) for i in range(N_LAYER)]}
+AROUND = {**EXIT, "gate_span": [1, 2, 0, 3, 1, 1]}
+EXIT_AMONG_HALVES = {
+    "gate_span": [1, 1, 4, 1, 1, 1],
+    "gate_scope": ["ffn", "attn+ffn", "layer", "layer", "attn", "attn+ffn"],
+    "gate_exit": [i == 2 for i in range(N_LAYER)],
+}
+SCOPES: dict[str, dict[str, Any]] = {
+    "attn": {"depth": {**LINEAR, **ATTN, "gate_bias": True}},
+    "attn-bottleneck": {"depth": {**BOTTLENECK, **ATTN}},
+    "ffn": {"depth": {**LINEAR, **FFN, "gate_bias": True}},
+    "ffn-adapter": {"depth": {**BOTTLENECK, **FFN, "gate_folded": True, "adapter_size": 32}},
+    "ffn-adapter-scaled": {"depth": {**ADAPTED, **FFN, **SCALED}},
+    "attn-ffn": {"depth": {**ADAPTED, **HALVES, "adapter_scaled_by_gate": True}},
+    "attn-ffn-bottleneck": {"depth": {**BOTTLENECK, **HALVES, "gate_bias": True, "always_run_tokens": 3}},
+    "every-scope": {"depth": {**BOTTLENECK, **EVERY_SCOPE, **SCALED, "adapter_size": 32}},
+    "every-scope-min-layers": {"depth": {**LINEAR, **EVERY_SCOPE, "min_layers": 4}},
+    "attn-sliding": {**SLIDING, "depth": {**LINEAR, **ATTN}},
+    "moe-ffn": {**MIXED, "norm_topk_prob": True, "depth": {**ADAPTED, **FFN, **SCALED}},
+    "moe-attn-ffn-shared": {
+        **MIXED,
+        "attention_bias": True,
+        "qk_norm": "head",
+        "scoring_func": "sigmoid",
+        "shared_expert_intermediate_size": 40,
+        "depth": {**LINEAR, **HALVES},
+    },
+}
+EXITS: dict[str, dict[str, Any]] = {
+    "exit": {"depth": {**EXIT, "gate_bias": True}},
+    "exit-first": {"depth": {**EXIT, "gate_span": [6, 0, 0, 0, 0, 0], "gate_exit": [True] + [False] * 5}},
+    "exits-bottleneck": {"depth": {**BOTTLENECK, **EXITS2, "always_run_tokens": 4}},
+    "exit-around": {"depth": {**AROUND, "adapter_size": 32}},
+    "exit-around-scaled": {"depth": {**BOTTLENECK, **AROUND, **SCALED, "adapter_size": 32}},
+    "exit-around-min-layers": {"depth": {**AROUND, "adapter_size": 32, "min_layers": 2}},
+    "exit-halves": {"depth": {**LINEAR, **EXIT_AMONG_HALVES, "adapter_size": 32}},
+    "exit-sliding": {**SLIDING, "depth": EXIT},
+    "exit-moe": {**MIXED, "depth": {**AROUND, "gate_bias": True}},
+}
+DROP = {"kv_policy": "drop"}
+DROPS: dict[str, dict[str, Any]] = {
+    "drop": {"depth": {**LINEAR, **DROP, "gate_bias": True}},
+    "drop-adapter": {"depth": {**BOTTLENECK, **DROP, **SCALED, "gate_folded": True, "adapter_size": 32}},
+    "drop-span2": {"depth": {**SPAN2, **DROP, "adapter_size": 32}},
+    "drop-span3": {"depth": {**SPAN3, **DROP}},
+    "drop-attn": {"depth": {**LINEAR, **ATTN, **DROP}},
+    "drop-ffn": {"depth": {**ADAPTED, **FFN, **DROP}},
+    "drop-attn-ffn": {"depth": {**BOTTLENECK, **HALVES, **DROP, "adapter_size": 32}},
+    "drop-exit": {"depth": {**EXIT, **DROP}},
+    "drop-exit-around": {"depth": {**AROUND, **DROP, "adapter_size": 32, "min_layers": 2}},
+    "drop-exit-halves": {"depth": {**LINEAR, **EXIT_AMONG_HALVES, **DROP, "always_run_tokens": 2}},
+    "drop-sliding": {**SLIDING, "depth": {**ADAPTED, **DROP}},
+    "drop-sliding-all-exit": {
+        "layer_types": ["sliding_attention"] * N_LAYER,
+        "sliding_window": 5,
+        "depth": {**AROUND, **DROP},
+    },
+    "drop-chunked": {**CHUNKED, "depth": {**SPAN2, **DROP, "gate_bias": True}},
+    "drop-moe": {**MIXED, "depth": {**ADAPTED, **DROP}},
+    "drop-rope-layers": {"no_rope_layers": [1, 0, 1, 1, 0, 1], "depth": {**LINEAR, **DROP}},
+}
+PENDING: dict[str, dict[str, Any]] = {**SCOPES, **EXITS, **DROPS}  # not run by the native library yet
+
 FAMILIES: dict[str, dict[str, Any]] = {
     **GATES,
     **EXPERTS,
     **{name: {"depth": ADAPTED, **keys} for name, keys in ATTENTION.items()},
     **NO_GATES,
 }
+ALL: dict[str, dict[str, Any]] = {**FAMILIES, **PENDING}

@@ -19,6 +19,7 @@ from liquidcli.reference.rope import llama3_factors
 from tests.tiny import SPECIAL, make_tokenizer
 
 GATING = {"softmax": 1, "sigmoid": 2}
+HALVES = ("", "_attn", "_ffn")
 LAYER_TENSORS = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -35,10 +36,8 @@ LAYER_TENSORS = {
     "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",
     "feed_forward.shared_expert.up_proj": "ffn_up_shexp",
     "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
-    "depth_gate.enc": "depth_gate_enc",
-    "depth_gate.norm": "depth_gate_norm",
-    "depth_gate.dec": "depth_gate_dec",
-    "depth_gate.head": "depth_gate",
+    **{f"depth_gate{half}.{part}": f"depth_gate{half}_{part}" for half in HALVES for part in ("enc", "norm", "dec")},
+    **{f"depth_gate{half}.head": f"depth_gate{half}" for half in HALVES},
     "depth_adapter.gate_proj": "depth_skip_gate",
     "depth_adapter.up_proj": "depth_skip_up",
     "depth_adapter.down_proj": "depth_skip_down",
@@ -118,6 +117,8 @@ def _depth_keys(c: LiquidConfig) -> dict[str, Any]:
     same = ("gate_kind", "threshold", "kv_policy", "ffn_scaled_by_gate", "adapter_scaled_by_gate")
     keys = {"version": 1, "gate_span": list(depth.gate_span), **{name: getattr(depth, name) for name in same}}
     keys |= {name: getattr(depth, name) for name in ("min_layers", "always_run_tokens") if getattr(depth, name)}
+    lists = {name: getattr(depth, name) for name in ("gate_scope", "gate_exit")}
+    keys |= {name: list(values) for name, values in lists.items() if values is not None}
     return {f"depth.{name}": value for name, value in keys.items()}
 
 
@@ -141,7 +142,7 @@ def _layer_tensor(config: LiquidConfig, name: str, value: torch.Tensor) -> dict[
     stem, kind = name.rsplit(".", 1)
     if config.rope_layout == "norm" and stem.endswith((".q_proj", ".k_proj", ".q_norm", ".k_norm")):
         value = _interleave(value, config.head_dim)
-    if name == "depth_gate.head.weight":
+    if name.startswith("depth_gate") and name.endswith(".head.weight"):
         value = value.flatten()
     return {f"{LAYER_TENSORS[stem]}.{kind}": value}
 

@@ -16,7 +16,8 @@ if missing := [name for name in ("torch", "safetensors") if importlib.util.find_
     )
 
 from .checkpoint import from_pretrained, save_pretrained
-from .config import DepthConfig, LiquidConfig
+from .config import LiquidConfig
+from .depth_config import DepthConfig
 from .model import LiquidForCausalLM, Output, Trace
 
 __all__ = ["DepthConfig", "LiquidConfig", "LiquidForCausalLM", "Output", "Trace", "from_pretrained", "save_pretrained"]

@@ -43,7 +43,7 @@ def visible(config: LiquidConfig, positions: torch.Tensor, *, windowed: bool) ->
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """q [B, n_head, T, head_dim], k and v [B, n_head_kv, S, head_dim], mask [T, S]; K,V heads serve neighbours."""
+    """q [B, n_head, T, head_dim], k and v [B, n_head_kv, S, head_dim], mask [.., T, S]; K,V heads serve neighbours."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -73,10 +73,14 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(size if config.qk_norm == "head" else q_size, config.rms_norm_eps)
             self.k_norm = RMSNorm(size if config.qk_norm == "head" else kv_size, config.rms_norm_eps)
 
-    def forward(self, n: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, n: torch.Tensor, context: Context, stored: torch.Tensor | None = None) -> torch.Tensor:
+        """`stored` [B, T]: whose K,V exist in this layer, all if None; a token always sees its own."""
         q, k, v = self._project(n)
         q, k = self._place(q, context, is_query=True), self._place(k, context, is_query=False)
-        mask = context.masks[self.config.has_window(self.layer)]
+        mask = context.masks[self.config.has_window(self.layer)]  # [T, T]
+        if stored is not None:
+            own = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+            mask = mask & (stored[:, None, None, :] | own)  # [B, 1, T, T]
         out = attend(q, k, v, mask)  # [B, n_head, T, head_dim]
         return self.o_proj(out.transpose(1, 2).flatten(2))  # [B, T, hidden]
 

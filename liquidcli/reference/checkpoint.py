@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from liquidcli.errors import IntegrityError, NotFoundError
 from liquidcli.files import atomic_output
 
-from .config import DepthConfig, LiquidConfig
+from .config import LiquidConfig
+from .depth_config import DepthConfig
 from .model import LiquidForCausalLM
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -55,7 +56,8 @@ def _infer(config: LiquidConfig, names: set[str]) -> LiquidConfig:
     """Fills in what only the tensors say: q/k/v and o biases of plain checkpoints, gate bias, folded gates."""
     if config.depth:
         has_bias = any(".depth_gate" in name and name.endswith(".head.bias") for name in names)
-        folded = config.depth.gate_kind == "bottleneck" and not any(".depth_gate.dec." in name for name in names)
+        unfolded = any(".depth_gate" in name and name.endswith(".dec.weight") for name in names)
+        folded = config.depth.gate_kind == "bottleneck" and not unfolded
         config = replace(config, depth=replace(config.depth, gate_bias=has_bias, gate_folded=folded))
     return replace(
         config,

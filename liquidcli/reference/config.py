@@ -32,9 +32,8 @@ from typing import Any
 
 from liquidcli.errors import IntegrityError
 
-GATE_KINDS = ("linear", "bottleneck")
-KV_POLICIES = ("project", "drop")
-GATE_SCOPES = ("layer", "attn", "ffn", "attn+ffn")
+from .depth_config import DepthConfig, GatePlace, require
+
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 CHOICES = {
     "rope_layout": ("norm", "neox", "none"),
@@ -44,63 +43,6 @@ CHOICES = {
 }
 MODEL_TYPES = ("liquid", "llama", "mistral")
 INFERRED = ("gate_bias", "gate_folded")
-
-
-def _require(ok: bool, what: str) -> None:
-    if not ok:
-        raise IntegrityError(f"config.json: {what}")
-
-
-@dataclass(frozen=True)
-class DepthConfig:
-    """The object `depth` of config.json."""
-
-    gate_span: tuple[int, ...]  # one per layer: 0 = no gate here, s = a gate here governs s layers
-    gate_kind: str = "linear"
-    gate_scope: tuple[str, ...] | None = None
-    gate_exit: tuple[bool, ...] | None = None
-    threshold: float = 0.5
-    kv_policy: str = "project"
-    ffn_scaled_by_gate: bool = False
-    adapter_scaled_by_gate: bool = False
-    min_layers: int = 0
-    always_run_tokens: int = 0
-    adapter_size: int = 0  # 0: a skipped span leaves h as it is
-    gate_rank: int = 0  # bottleneck only
-    gate_bias: bool = False
-    gate_folded: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("gate_span", "gate_scope", "gate_exit"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, tuple(value))
-        _require(self.gate_kind in GATE_KINDS, f"depth.gate_kind is {self.gate_kind!r}, expected one of {GATE_KINDS}")
-        _require(self.kv_policy in KV_POLICIES, f"depth.kv_policy is {self.kv_policy!r}, expected one of {KV_POLICIES}")
-        _require(
-            all(s in GATE_SCOPES for s in self.gate_scope or ()),
-            f"depth.gate_scope has other values than {GATE_SCOPES}",
-        )
-        _require(
-            self.gate_kind != "bottleneck" or self.gate_rank > 0,
-            "depth.gate_rank must be positive for bottleneck gates",
-        )
-        self._check_spans()
-
-    def _check_spans(self) -> None:
-        next_free = 0
-        for layer, span in enumerate(self.gate_span):
-            if span == 0:
-                continue
-            _require(layer >= next_free, f"depth.gate_span: the gate at layer {layer} lies inside an earlier span")
-            next_free = layer + span
-            _require(
-                next_free <= len(self.gate_span),
-                f"depth.gate_span: the span at layer {layer} ends after the last layer",
-            )
-
-    @property
-    def gate_layers(self) -> tuple[int, ...]:
-        return tuple(layer for layer, span in enumerate(self.gate_span) if span)
 
 
 @dataclass(frozen=True)
@@ -152,7 +94,7 @@ class LiquidConfig:
         for name in ("no_rope_layers", "layer_types"):
             if (value := getattr(self, name)) is not None:
                 put(name, tuple(value))
-                _require(
+                require(
                     len(value) >= self.num_hidden_layers,
                     f"{name} has {len(value)} entries for {self.num_hidden_layers} layers",
                 )
@@ -167,20 +109,20 @@ class LiquidConfig:
     def _check(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            _require(value in allowed, f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+            require(value in allowed, f"{name} is {value!r}, expected one of {', '.join(allowed)}")
         kinds = set(self.layer_types or ())
         n_expert, n_used = self.num_local_experts, self.num_experts_per_tok
         spans = self.depth.gate_span if self.depth else [0] * self.num_hidden_layers
-        _require(
+        require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             "num_attention_heads is no multiple of num_key_value_heads",
         )
-        _require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, expected an even number")
-        _require(kinds <= set(LAYER_TYPES), f"layer_types has other values than {', '.join(LAYER_TYPES)}")
-        _require(len(kinds - {"full_attention"}) <= 1, "layer_types mixes sliding and chunked windows")
-        _require(self.window_type == "none" or self.window_size > 0, f"{self.window_type} windows without a size")
-        _require(not self.moe_layers or 0 < n_used <= n_expert, "MoE layers without experts to pick from")
-        _require(len(spans) == self.num_hidden_layers, "depth.gate_span: expected one entry per layer")
+        require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, expected an even number")
+        require(kinds <= set(LAYER_TYPES), f"layer_types has other values than {', '.join(LAYER_TYPES)}")
+        require(len(kinds - {"full_attention"}) <= 1, "layer_types mixes sliding and chunked windows")
+        require(self.window_type == "none" or self.window_size > 0, f"{self.window_type} windows without a size")
+        require(not self.moe_layers or 0 < n_used <= n_expert, "MoE layers without experts to pick from")
+        require(len(spans) == self.num_hidden_layers, "depth.gate_span: expected one entry per layer")
 
     @property
     def rope_type(self) -> str:
@@ -204,15 +146,19 @@ class LiquidConfig:
         return self.rope_layout != "none" and (self.no_rope_layers is None or bool(self.no_rope_layers[layer]))
 
     @property
+    def gates(self) -> tuple[GatePlace, ...]:
+        return self.depth.gates if self.depth else ()
+
+    @property
     def gate_layers(self) -> tuple[int, ...]:
-        return self.depth.gate_layers if self.depth else ()
+        return tuple(dict.fromkeys(gate.layer for gate in self.gates))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LiquidConfig:
         """From a config.json's object; unknown keys are ignored here (the converter reports them)."""
         values = dict(values)
         model_type = values.get("model_type", "liquid")
-        _require(model_type in MODEL_TYPES, f"model_type is {model_type!r}, the reference reads {MODEL_TYPES}")
+        require(model_type in MODEL_TYPES, f"model_type is {model_type!r}, the reference reads {MODEL_TYPES}")
         if parameters := values.get("rope_parameters"):  # newer transformers' one object for both
             values.setdefault("rope_theta", parameters.get("rope_theta", 10000.0))
             values.setdefault("rope_scaling", {k: v for k, v in parameters.items() if k != "rope_theta"})

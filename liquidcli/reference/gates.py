@@ -68,13 +68,33 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """How two outcomes become one state: by `run` where decisions are hard, by `share` where gates are trained."""
+
+    run: torch.Tensor  # bool [B, T]
+    share: torch.Tensor  # [B, T]: run itself, run with w's gradient, or the relaxed gate
+    hard: bool
+
+    def __call__(self, inside: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+        if self.hard:
+            return torch.where(self.run[..., None], inside, outside)
+        share = self.share[..., None].to(inside.dtype)
+        return share * inside + (1 - share) * outside
+
+    def __and__(self, other: Mix) -> Mix:
+        return Mix(self.run & other.run, self.share * other.share, self.hard)
+
+    def __invert__(self) -> Mix:
+        return Mix(~self.run, 1 - self.share, self.hard)
+
+
+@dataclass(frozen=True)
 class Decision:
     """One gate's outcome for all tokens; all [B, T]."""
 
     z: torch.Tensor
     w: torch.Tensor
-    run: torch.Tensor  # bool
-    share: torch.Tensor  # what training mixes by: run itself, run with w's gradient, or the relaxed gate
+    mix: Mix
 
 
 def decide(policy: Policy, z: torch.Tensor, gate: int, must_run: torch.Tensor) -> Decision:
@@ -90,7 +110,7 @@ def decide(policy: Policy, z: torch.Tensor, gate: int, must_run: torch.Tensor) -
         share = share + (w - w.detach())
     elif policy.gate_mode == "soft":
         share = torch.where(must_run, torch.ones_like(w), _relaxed(policy, z))
-    return Decision(z, w, run, share)
+    return Decision(z, w, Mix(run, share, policy.gate_mode == "hard"))
 
 
 def _relaxed(policy: Policy, z: torch.Tensor) -> torch.Tensor:

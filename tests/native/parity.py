@@ -229,6 +229,7 @@ def compare(native: Rows, ref: Rows, result: Comparison, threshold: float) -> No
         result.expert_pairs += rerouted[: clean + 1].size
         if clean < len(bad):
             _count_first_flip(result, flipped[clean], rerouted[clean], ref.w[seq, clean], threshold)
+        assert np.array_equal(np.isnan(native.w[seq, :clean]), np.isnan(ref.w[seq, :clean])), "gates were left out"
         w_diff = np.abs(native.w[seq, :clean] - ref.w[seq, :clean])
         result.max_w_diff = max(result.max_w_diff, float(np.nanmax(w_diff, initial=0.0)))
         logit_diff = np.abs(native.logits[seq, :clean] - ref.logits[seq, :clean])
@@ -248,18 +249,18 @@ def _count_first_flip(result: Comparison, flipped: np.ndarray, rerouted: np.ndar
 
 
 def _spread(w: np.ndarray) -> list[float]:
-    """Standard deviation of each gate's logit; empty where no gate was evaluated."""
-    if w.size == 0 or np.isnan(w).any():
+    """Standard deviation of each gate's logit where it was evaluated; empty where none was."""
+    if w.size == 0 or np.isnan(w).all():
         return []
     w = w.astype(np.float64).reshape(-1, w.shape[-1])
-    return np.log(w / (1 - w)).std(0).round(2).tolist()
+    return np.nanstd(np.log(w / (1 - w)), 0).round(2).tolist()
 
 
 def run_family(family: str, settings: list[Setting], n_seq: int, n_tokens: int, seed: int = 11) -> list[Comparison]:
     torch.set_num_threads(1)
     model = make_model(family)
     tokens = random_tokens(model.config, n_seq, n_tokens, seed)
-    n_gate = len(model.config.gate_layers)
+    n_gate = len(model.config.gates)
     table = np.random.default_rng(seed).integers(0, 2, (n_seq, n_tokens, n_gate)).astype(np.uint8)
     refs: dict[str | float, Rows] = {}
     results = []
@@ -315,7 +316,7 @@ def main() -> None:
     settings = [Setting(schedule, flash) for schedule in args.schedule or SCHEDULES for flash in flashes]
     _print(list(COLUMNS))
     for family in list(FAMILIES) if "all" in args.family else args.family:
-        n_gate = max(1, len(make_config(family).gate_layers))
+        n_gate = max(1, len(make_config(family).gates))
         for result in run_family(family, settings, -(-args.pairs // (n_gate * args.length)), args.length):
             _print(_row(result))
 

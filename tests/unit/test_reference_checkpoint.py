@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from liquidcli.errors import IntegrityError, NotFoundError
 from liquidcli.reference import DepthConfig, from_pretrained, save_pretrained
 from tests.tiny import make_model, make_tokenizer, random_tokens, save_checkpoint
-from tests.tiny_families import ATTENTION, BASE, FAMILIES, GATES, N_LAYER, NO_GATES
+from tests.tiny_families import ATTENTION, BASE, FAMILIES, GATES, N_LAYER, NO_GATES, PENDING
 
 
-@pytest.mark.parametrize("family", ["bottleneck", "bottleneck-folded", "llama4", "tied", "plain"])
+@pytest.mark.parametrize(
+    "family", ["bottleneck", "bottleneck-folded", "llama4", "tied", "plain", "exit-halves", "ffn-adapter"]
+)
 @pytest.mark.parametrize("max_shard_bytes", [50_000, 1 << 30], ids=["sharded", "single"])
 def test_round_trip(family: str, max_shard_bytes: int, tmp_path: Path) -> None:
     model = make_model(family)
@@ -98,15 +100,15 @@ def test_without_the_extra_the_import_says_what_to_install(missing: str) -> None
     assert missing in out and "pip install 'liquid-depth[train]'" in out
 
 
-@pytest.mark.parametrize("family", [*GATES, "moe-span3-scaled", "llama4", "qk-full"])
+@pytest.mark.parametrize("family", [*GATES, *PENDING, "moe-span3-scaled", "llama4", "qk-full"])
 def test_tiny_gates_have_unit_spread_and_both_outcomes(family: str) -> None:
     model = make_model(family)
     trace = model(random_tokens(model.config, 2, 96, seed=5)).trace
-    assert trace.z.shape[-1] == len(model.config.gate_layers)
+    assert trace.z.shape[-1] == len(model.config.gates)
     for gate in range(trace.z.shape[-1]):
-        middle = trace.z[..., gate][trace.z[..., gate].isfinite()]
-        assert 0.6 < middle.std() < 1.6
-        assert 0.2 < trace.run[..., gate].float().mean() < 0.97
+        reached = trace.z[..., gate].isfinite()
+        assert 0.6 < trace.z[..., gate][reached].std() < 1.6
+        assert 0.2 < trace.run[..., gate][reached].float().mean() < 0.97
 
 
 SAME_TENSORS = [

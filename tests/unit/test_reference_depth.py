@@ -2,102 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
 from liquidcli.errors import LiquidError
 from liquidcli.reference import LiquidConfig, LiquidForCausalLM
+from liquidcli.reference.attention import Context
+from tests.by_hand import ByHand
 from tests.cached import CachedReference
 from tests.tiny import make_config, make_model, random_tokens
-from tests.tiny_families import ADAPTED, BOTTLENECK, LINEAR, MIXED, N_LAYER, SCALED, SPAN2
+from tests.tiny_families import (
+    ADAPTED,
+    BOTTLENECK,
+    EXIT,
+    EXIT_AMONG_HALVES,
+    LINEAR,
+    MIXED,
+    N_LAYER,
+    PENDING,
+    SCALED,
+    SPAN2,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-class ByHand:
-    """One sequence, token by token, with a K/V cache per layer; weights by checkpoint name."""
-
-    def __init__(self, model: LiquidForCausalLM) -> None:
-        self.config = model.config
-        self.tensors = dict(model.state_dict())
-        self.cache: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(self.config.num_hidden_layers)]
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
-
-    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return x / math.sqrt(float((x * x).mean()) + self.config.rms_norm_eps) * self[name]
-
-    def mlp(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        gate = self[f"{name}.gate_proj.weight"] @ x
-        return self[f"{name}.down_proj.weight"] @ (gate / (1 + (-gate).exp()) * (self[f"{name}.up_proj.weight"] @ x))
-
-    def store(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        """K,V of the next position from h; returns the normed state."""
-        n = self.norm(h, f"model.layers.{layer}.input_layernorm.weight")
-        attn = f"model.layers.{layer}.self_attn"
-        position = len(self.cache[layer])
-        keys = self.rotate((self[f"{attn}.k_proj.weight"] @ n).view(-1, self.config.head_dim), position)
-        self.cache[layer].append((keys, (self[f"{attn}.v_proj.weight"] @ n).view(-1, self.config.head_dim)))
-        return n
-
-    def rotate(self, heads: torch.Tensor, position: int) -> torch.Tensor:
-        half = self.config.head_dim // 2
-        out = heads.clone()
-        for i in range(half):
-            angle = position * self.config.rope_theta ** (-i / half)
-            a, b = heads[:, i], heads[:, i + half]
-            out[:, i] = a * math.cos(angle) - b * math.sin(angle)
-            out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
-        return out
-
-    def attend(self, layer: int, n: torch.Tensor) -> torch.Tensor:
-        c, attn = self.config, f"model.layers.{layer}.self_attn"
-        q = self.rotate((self[f"{attn}.q_proj.weight"] @ n).view(-1, c.head_dim), len(self.cache[layer]) - 1)
-        out = []
-        for head in range(c.num_attention_heads):
-            group = head * c.num_key_value_heads // c.num_attention_heads
-            scores = torch.stack([q[head] @ k[group] for k, _ in self.cache[layer]]) / math.sqrt(c.head_dim)
-            weights = scores.exp() / scores.exp().sum()
-            out.append(sum(p * v[group] for p, (_, v) in zip(weights, self.cache[layer], strict=True)))
-        return self[f"{attn}.o_proj.weight"] @ torch.cat(out)
-
-    def gate(self, layer: int, n: torch.Tensor) -> float:
-        head = f"model.layers.{layer}.depth_gate"
-        if f"{head}.enc.weight" in self.tensors:
-            n = self.norm(self[f"{head}.enc.weight"] @ n, f"{head}.norm.weight").tanh()
-        if f"{head}.dec.weight" in self.tensors:
-            n = self[f"{head}.dec.weight"] @ n
-        z = float(self[f"{head}.head.weight"] @ n) + float(self.tensors.get(f"{head}.head.bias", torch.zeros(1)))
-        return 1 / (1 + math.exp(-z))
-
-    def token(self, token: int) -> tuple[torch.Tensor, list[float], list[bool]]:
-        h, depth, layer = self["model.embed_tokens.weight"][token], self.config.depth, 0
-        position, ws, runs, n_run = len(self.cache[0]), [], [], 0
-        while layer < self.config.num_hidden_layers:
-            span = depth.gate_span[layer] or 1
-            entered, run, w = h, True, 1.0
-            if depth.gate_span[layer]:
-                w = self.gate(layer, self.norm(h, f"model.layers.{layer}.input_layernorm.weight"))
-                run = w > depth.threshold or position < depth.always_run_tokens
-                run = run or n_run + self.config.num_hidden_layers - layer - span < depth.min_layers
-                ws.append(w)
-                runs.append(run)
-            for inner in range(layer, layer + span):
-                n = self.store(inner, h)
-                if run:
-                    h = h + self.attend(inner, n)
-                    x = self.norm(h, f"model.layers.{inner}.post_attention_layernorm.weight")
-                    h = h + (w if depth.ffn_scaled_by_gate else 1) * self.mlp(x, f"model.layers.{inner}.feed_forward")
-            if not run and depth.adapter_size:
-                x = self.norm(entered, f"model.layers.{layer}.post_attention_layernorm.weight")
-                scale = 1 - w if depth.adapter_scaled_by_gate else 1
-                h = h + scale * self.mlp(x, f"model.layers.{layer}.depth_adapter")
-            n_run += span * run
-            layer += span
-        return self["lm_head.weight"] @ self.norm(h, "model.norm.weight"), ws, runs
 
 
 CASES = {
@@ -115,17 +42,29 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("depth", CASES.values(), ids=CASES)
-def test_follows_the_formulas(depth: dict) -> None:
-    model = make_model({"depth": depth})
-    tokens = random_tokens(model.config, 1, 14, seed=1)
+DENSE_PENDING = {name: keys for name, keys in PENDING.items() if not {"moe_layers", "no_rope_layers"} & set(keys)}
+
+
+def assert_follows_the_formulas(model: LiquidForCausalLM, n_tokens: int = 14) -> None:
+    tokens = random_tokens(model.config, 1, n_tokens, seed=1)
     out, hand = model(tokens), ByHand(model)
     for i, token in enumerate(tokens[0].tolist()):
-        logits, ws, runs = hand.token(token)
+        logits, ws, runs, layers_run = hand.token(token)
         assert out.trace.run[0, i].tolist() == runs
-        torch.testing.assert_close(out.trace.w[0, i], torch.tensor(ws), **CLOSE)
+        assert float(out.trace.layers_run[0, i]) == pytest.approx(layers_run, rel=1e-12)
+        torch.testing.assert_close(out.trace.w[0, i], torch.tensor(ws), equal_nan=True, **CLOSE)
         torch.testing.assert_close(out.logits[0, i], logits, **CLOSE)
     assert 0 < out.trace.run.float().mean() < 1
+
+
+@pytest.mark.parametrize("depth", CASES.values(), ids=CASES)
+def test_follows_the_formulas(depth: dict) -> None:
+    assert_follows_the_formulas(make_model({"depth": depth}))
+
+
+@pytest.mark.parametrize("family", DENSE_PENDING)
+def test_halves_exits_and_drop_follow_the_formulas(family: str) -> None:
+    assert_follows_the_formulas(make_model(family), 24)
 
 
 def test_runs_only_above_the_threshold() -> None:
@@ -210,14 +149,64 @@ def test_soft_gates_become_hard_when_cold() -> None:
     assert not torch.equal(model(tokens, gate_mode="soft", noise=1.0).logits, warm.logits)
 
 
-@pytest.mark.parametrize(
-    "depth",
-    [{"kv_policy": "drop"}, {"gate_exit": [True] * N_LAYER}, {"gate_scope": ["attn"] * N_LAYER}],
-    ids=["drop", "exit", "scope"],
-)
-def test_refuses_what_it_does_not_do(depth: dict) -> None:
-    with pytest.raises(LiquidError, match="not supported"):
-        LiquidForCausalLM(make_config({"depth": {**LINEAR, **depth}}))
+def test_a_token_that_left_says_so_and_forced_decisions_overrule_what_would_keep_it() -> None:
+    model = make_model({"depth": {**LINEAR, **EXIT_AMONG_HALVES, "min_layers": 6, "always_run_tokens": 9}})
+    tokens = random_tokens(model.config, 1, 9)
+    assert model(tokens).trace.run.all()
+    forced = torch.ones(9, len(model.config.gates), dtype=torch.bool)
+    forced[4, 3] = False  # the exit before layer 2
+    trace = model(tokens, depth="forced", forced=forced).trace
+    assert trace.run[0, 4].tolist() == [True] * 3 + [False] * 5
+    assert trace.w[0, 4, :4].isfinite().all() and trace.w[0, 4, 4:].isnan().all()
+    assert trace.layers_run[0].tolist() == [6] * 4 + [2] + [6] * 4
+    early = model.model.norm(model.model.layers[1](*_through(model, tokens, 1))[0])
+    head = model.lm_head(early)[0, 4]
+    torch.testing.assert_close(model(tokens, depth="forced", forced=forced).logits[0, 4], head, **CLOSE)
+
+
+def _through(model: LiquidForCausalLM, tokens: torch.Tensor, n_layer: int) -> tuple[torch.Tensor, Context]:
+    h, context = model.model.embed_tokens(tokens), Context(model.config, torch.arange(tokens.shape[1]))
+    for layer in model.model.layers[:n_layer]:
+        h, _ = layer(h, context)
+    return h, context
+
+
+def test_half_gates_count_by_their_parameters() -> None:
+    model = make_model("moe-attn-ffn-shared")
+    tokens = random_tokens(model.config, 1, 3)
+    forced = torch.ones(3, 12, dtype=torch.bool)
+    forced[1, 3] = forced[2, 2] = False  # layer 1, a mixture: its feed-forward half, its attention half
+    run = model(tokens, depth="forced", forced=forced).trace.layers_run[0].tolist()
+    attention = 64 + 2 * 64 * 64 + 2 * 32 * 64 + 64 + 32 + 32 + 64 + 16 + 16  # norm, q, o, k, v, biases, q and k norms
+    feed = 64 + 64 * 6 + 3 * 64 * 48 * 2 + 3 * 64 * 40  # norm, router, two experts of six, the shared one
+    share = attention / (attention + feed)
+    assert run == pytest.approx([6, 5 + share, 6 - share], rel=1e-12)
+
+
+def test_what_was_dropped_is_seen_by_nobody() -> None:
+    """Under drop a token whose last layers were skipped might as well have another word there."""
+    model, kept = (make_model({"depth": {**LINEAR, "kv_policy": policy}}) for policy in ("drop", "project"))
+    tokens, other = random_tokens(model.config, 1, 9), random_tokens(model.config, 1, 9)
+    other[0, 3] = (other[0, 3] + 1) % 384
+    forced = torch.ones(9, N_LAYER, dtype=torch.bool)
+    forced[3] = False
+    same, changed = (model(t, depth="forced", forced=forced).logits[0] for t in (tokens, other))
+    assert torch.equal(same[4:], changed[4:]) and not torch.equal(same[3], changed[3])
+    same, changed = (kept(t, depth="forced", forced=forced).logits[0] for t in (tokens, other))
+    assert not torch.equal(same[4:], changed[4:])
+
+
+@pytest.mark.parametrize("family", ["exit-halves", "drop-exit-around", "drop-attn-ffn", "exit-around-scaled"])
+@pytest.mark.parametrize("gate_mode", ["ste", "soft"])
+def test_halves_and_exits_train(family: str, gate_mode: str) -> None:
+    model = make_model(family).requires_grad_(True)
+    tokens = random_tokens(model.config, 2, 12)
+    out = model(tokens, gate_mode=gate_mode, temperature=1e-6 if gate_mode == "soft" else 1.0)
+    torch.testing.assert_close(out.logits, model(tokens).logits, **CLOSE)
+    model(tokens, gate_mode=gate_mode).logits.square().mean().backward()
+    for gate in model.config.gates:
+        gradient = getattr(model.model.layers[gate.layer], gate.module).head.weight.grad
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0, gate
 
 
 @pytest.mark.parametrize(
@@ -227,6 +216,13 @@ def test_refuses_what_it_does_not_do(depth: dict) -> None:
         ({"depth": {**LINEAR, "gate_span": [0, 0, 0, 0, 0, 2]}}, "ends after the last layer"),
         ({"depth": {**LINEAR, "gate_span": [1]}}, "one entry per layer"),
         ({"depth": {"gate_kind": "linear"}}, "gate_span"),
+        ({"depth": {**EXIT, "gate_span": [0, 0, 0, 2, 0, 0]}}, "must span all that remains"),
+        ({"depth": {**EXIT, "gate_span": [0, 0, 2, 3, 0, 0]}}, "inside an earlier span"),
+        ({"depth": {**EXIT, "gate_span": [1, 0, 0, 0, 0, 0]}}, "layer 3 has a scope or an exit but no gate"),
+        ({"depth": {**EXIT, "gate_scope": ["attn"] * N_LAYER}}, "layer 0 has a scope"),
+        ({"depth": {**LINEAR, "gate_exit": [False] * 5 + [True], "gate_scope": ["ffn"] * 6}}, "span 1 and no exit"),
+        ({"depth": {**SPAN2, "gate_scope": ["layer", "attn"] + ["layer"] * 4}}, "span 1 and no exit"),
+        ({"depth": {**LINEAR, "gate_exit": [False]}}, "gate_exit: expected one entry per layer"),
         ({"qk_norm": "layer"}, "qk_norm is 'layer'"),
         ({"layer_types": ["sliding_attention"] * N_LAYER}, "without a size"),
         ({"moe_layers": [0]}, "without experts"),
@@ -244,7 +240,7 @@ def test_config_survives_its_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["llama4", "span3-scaled", "min-layers-span", "sliding", "temperature", "moe-renormalised"]
+    "family", ["llama4", "span3-scaled", "min-layers-span", "sliding", "temperature", "moe-renormalised", *PENDING]
 )
 def test_one_token_at_a_time_with_a_memory_says_the_same(family: str) -> None:
     model = make_model(family)
