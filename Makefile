@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PYTEST := $(BIN)/python -m pytest
+# OpenMP's threads sleep rather than spin while they wait: on a busy machine two spinning ones block each other for seconds
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 TIERS := $(foreach tier,unit golden hostile native e2e,$(wildcard tests/$(tier)))
 BACKEND := $(shell find llamacpp -type f ! -name '*.pyc' ! -name README.md)
