@@ -48,6 +48,7 @@ class JinjaFormat:
     source: str
     bos_token: str = ""
     eos_token: str = ""
+    is_given: bool = False  # by the user, instead of the model's own
     is_chat: bool = True
     _worker: Worker = field(init=False, repr=False)
 
@@ -78,11 +79,15 @@ class JinjaFormat:
         }
         reply = self._worker.ask({"template": self.source, "context": context, "max_chars": MAX_TEXT_CHARS})
         if "error" in reply:
-            raise LiquidError(
-                f"the chat template of this model failed: {reply['error']}",
-                hint="--chat-template chatml takes another one, -no-cnv goes without",
-            )
+            raise self._failed(reply["error"])
         return reply["text"]
+
+    def _failed(self, reason: str) -> LiquidError:
+        if self.is_given:
+            hint = "mend it, or leave --chat-template away: the model's own is taken then, if it has one"
+            return UsageError(f"the chat template that was given failed: {reason}", hint=hint)
+        hint = "--chat-template chatml takes another one, -no-cnv goes without"
+        return LiquidError(f"the chat template of this model failed: {reason}", hint=hint)
 
     def close(self) -> None:
         self._worker.close()
@@ -132,7 +137,7 @@ def chat_format(model: Model, template: str | None, wanted: str | None = None, *
         found = BuiltinFormat(model, wanted.strip())
         found.render([{"role": "user", "content": "?"}])
         return found
-    return JinjaFormat(source, _text(model, model.bos), _text(model, model.eos))
+    return JinjaFormat(source, _text(model, model.bos), _text(model, model.eos), is_given=bool(wanted))
 
 
 class Worker:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from liquidcli.errors import LiquidError
 from liquidcli.runtime import template as templates
-from liquidcli.runtime.template import JinjaFormat, PlainFormat
+from liquidcli.runtime.template import JinjaFormat, PlainFormat, chat_format
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHATML = (
@@ -120,6 +121,18 @@ def test_time_is_bounded_and_the_worker_is_gone(monkeypatch) -> None:
     assert chat._worker._process.poll() is not None
     with pytest.raises(LiquidError, match="ended early"):
         chat.render(HELLO)
+
+
+@pytest.mark.parametrize(("wanted", "blamed", "code"), [("{{ 1 / 0 }}", "was given", 2), (None, "of this model", 1)])
+def test_what_failed_is_what_is_blamed(wanted: str | None, blamed: str, code: int) -> None:
+    model = SimpleNamespace(bos=-1, eos=-1)
+    chat = chat_format(model, "{{ 1 / 0 }}", wanted)
+    try:
+        with pytest.raises(LiquidError, match=f"template .*{blamed} failed: .*zero") as failure:
+            chat.render(HELLO)
+        assert failure.value.exit_code == code
+    finally:
+        chat.close()
 
 
 def test_a_template_of_absurd_size_is_not_even_sent() -> None:
