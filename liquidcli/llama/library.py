@@ -80,6 +80,8 @@ def build_stamp() -> str:
 
 def mending_command() -> str:
     """What puts the right build in place of a wrong one."""
+    if chosen := os.environ.get("LLAMA_CPP_LIB_PATH"):
+        return f"unset LLAMA_CPP_LIB_PATH (now {chosen}), which takes the place of the installed library"
     source = Path(__file__).resolve().parents[2] / "llamacpp"
     where = str(source) if (source / "pyproject.toml").is_file() else "./llamacpp"
     return f"{sys.executable} -m pip install --force-reinstall --no-deps {where}"
@@ -102,7 +104,8 @@ def _import_bindings() -> ModuleType:
 
 def _check_stamp(lib: ctypes.CDLL) -> None:
     if not hasattr(lib, "liquid_api_version"):
-        _refuse("the installed llama-cpp-python is the stock build, which cannot run layers by choice")
+        found = "LLAMA_CPP_LIB_PATH" if os.environ.get("LLAMA_CPP_LIB_PATH") else "the installed llama-cpp-python"
+        _refuse(f"{found} is the stock build, which cannot run layers by choice")
     lib.liquid_api_version.restype = ctypes.c_int32
     version = lib.liquid_api_version()
     if version != API_VERSION:

@@ -122,7 +122,7 @@ def test_text_without_a_template_or_with_no_cnv_is_continued(liquid: Liquid, mod
         (["-c", "99999999999", "hi"], 5, "available"),
         (["-c", "64", "word " * 200], 2, "context"),
         (["-f", "missing", "hi"], 3, "missing"),
-        (["--chat-template", "{% if", "hi"], 1, "template"),
+        (["--chat-template", "{% if", "hi"], 2, "was given"),
         (["-sys", "a", "-sysf", "b", "hi"], 2, "-sysf"),
         ([], 2, "no prompt"),
         (["-nope", "hi"], 2, "-nope"),
@@ -149,13 +149,15 @@ def test_a_stock_library_is_one_sentence(liquid: Liquid, models: Path) -> None:
     stub.mkdir()
     (stub / "__init__.py").write_text("from . import llama_cpp\n__version__ = '0.3.36'\n")
     (stub / "llama_cpp.py").write_text("class _Lib: pass\n_lib = _Lib()\n")
-    failed(liquid("run", "-m", models / "chat.gguf", "hi", PYTHONPATH=str(liquid.home)), 1, "stock", "pip install")
+    stock = {"PYTHONPATH": str(liquid.home), "LLAMA_CPP_LIB_PATH": ""}
+    failed(liquid("run", "-m", models / "chat.gguf", "hi", **stock), 1, "stock", "pip install")
 
 
 def test_a_missing_library_is_one_sentence(liquid: Liquid, models: Path) -> None:
     empty = liquid.home / "lib"
     empty.mkdir()
-    failed(liquid("run", "-m", models / "chat.gguf", "hi", LLAMA_CPP_LIB_PATH=str(empty)), 1, "pip install")
+    result = liquid("run", "-m", models / "chat.gguf", "hi", LLAMA_CPP_LIB_PATH=str(empty))
+    failed(result, 1, "unset LLAMA_CPP_LIB_PATH")
 
 
 def test_ctrl_c_stops_the_answer_with_130(liquid: Liquid, models: Path) -> None:

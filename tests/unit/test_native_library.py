@@ -28,12 +28,20 @@ class Patched:
         self.liquid_build_stamp = Function(stamp)
 
 
-def test_a_stock_library_is_reported_with_the_command_that_mends_it() -> None:
+def test_a_stock_library_is_reported_with_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMA_CPP_LIB_PATH", raising=False)
     with pytest.raises(LiquidError) as failure:
         library._check_stamp(object())
     assert "stock" in failure.value.message
     assert "pip install" in failure.value.hint and "llamacpp" in failure.value.hint
     assert failure.value.exit_code == 1
+
+
+def test_a_library_somebody_chose_is_not_blamed_on_the_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "/nowhere")
+    with pytest.raises(LiquidError, match="LLAMA_CPP_LIB_PATH is the stock build") as failure:
+        library._check_stamp(object())
+    assert "unset LLAMA_CPP_LIB_PATH (now /nowhere)" in failure.value.hint and "pip" not in failure.value.hint
 
 
 @pytest.mark.parametrize(
