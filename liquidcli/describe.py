@@ -30,10 +30,25 @@ def describe(f: GGUFFile) -> dict[str, Any]:
 
 
 def tensors(f: GGUFFile) -> list[dict[str, Any]]:
+    """Every tensor with the role the file gives it; where it gives none, the name tells."""
+    told = _told_roles(f)
     return [
-        {"name": t.name, "shape": list(t.shape), "type": t.type.name, "role": role(t.name), "size_bytes": t.size_bytes}
+        {
+            "name": t.name,
+            "shape": list(t.shape),
+            "type": t.type.name,
+            "role": told.get(t.name) or role(t.name),
+            "size_bytes": t.size_bytes,
+        }
         for t in f.tensors.values()
     ]
+
+
+def _told_roles(f: GGUFFile) -> dict[str, str]:
+    names, roles = (f.metadata.get(f"liquid.role.{key}") for key in ("tensors", "names"))
+    if not isinstance(names, list) or not isinstance(roles, list) or len(names) != len(roles):
+        return {}
+    return {str(name): str(role) for name, role in zip(names, roles, strict=True)}
 
 
 def role(name: str) -> str:

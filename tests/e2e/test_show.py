@@ -49,9 +49,13 @@ def test_gates_by_layer(liquid: Liquid) -> None:
 
 
 def test_tensors_and_single_keys(liquid: Liquid) -> None:
-    path = gguf_bytes.liquid().write(liquid.home / "gated.gguf")
+    model = gguf_bytes.liquid()
+    model.keys["liquid.role.tensors"] = gguf_bytes.strings("blk.1.depth_gate.weight", "no.such.tensor")
+    model.keys["liquid.role.names"] = gguf_bytes.strings("a role of its own", "none")
+    path = model.write(liquid.home / "gated.gguf")
     tensors = {t["name"]: t for t in json.loads(liquid("show", path, "-v", "--json").stdout)["tensors"]}
-    assert tensors["blk.1.depth_gate.weight"]["role"] == "depth_gate"
+    assert tensors["blk.1.depth_gate.weight"]["role"] == "a role of its own"
+    assert tensors["blk.2.depth_gate.weight"]["role"] == "depth_gate"
     assert tensors["blk.0.ffn_down.weight"] == {
         "name": "blk.0.ffn_down.weight", "shape": [64, 32], "type": "F32", "role": "ffn_down", "size_bytes": 8192
     }  # fmt: skip
