@@ -82,7 +82,7 @@ class Stats(ctypes.Structure):
     ]
 
 
-_I32, _F32, _U8, _P = ctypes.c_int32, ctypes.c_float, ctypes.c_uint8, ctypes.c_void_p
+_I32, _I64, _F32, _U8, _P = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_uint8, ctypes.c_void_p
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {  # name: (result, arguments)
     "liquid_api_version": (_I32, []),
     "liquid_build_stamp": (ctypes.c_char_p, []),
@@ -101,6 +101,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {  # name: (result, arguments)
     "liquid_trace_experts": (ctypes.POINTER(_I32), [_P]),
     "liquid_get_stats": (None, [_P, ctypes.POINTER(Stats)]),
     "liquid_reset_stats": (None, [_P]),
+    "liquid_kv_bytes": (_I64, [_P]),
 }
 
 
@@ -185,6 +186,12 @@ def stats(ctx: Any) -> Stats:
 
 def reset_stats(ctx: Any) -> None:
     functions().liquid_reset_stats(ctx)
+
+
+def kv_bytes(ctx: Any) -> int | None:
+    """Bytes of K and V that the tokens in memory have now; None for memories that are no cache of K and V."""
+    n_bytes = functions().liquid_kv_bytes(ctx)
+    return n_bytes if n_bytes >= 0 else None
 
 
 def _copied(pointer: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from ..errors import LiquidError
 
-API_VERSION = 2  # LIQUID_API_VERSION of llamacpp/src/liquid.h
+API_VERSION = 3  # LIQUID_API_VERSION of llamacpp/src/liquid.h
 PIN = "832db0699007"  # sha256 of the archive in llamacpp/UPSTREAM, its first 12 digits: struct layouts depend on it
 _STAMP = re.compile(r"^(?P<pin>[0-9a-f]{12})-[0-9a-f]{12}$")
 _LEVELS = {0: "none", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "cont"}

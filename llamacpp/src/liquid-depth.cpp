@@ -69,7 +69,7 @@ static void liquid_count_gates(liquid_depth_stats & stats, const llm_graph_input
 }
 
 static void liquid_count_layers(liquid_depth_stats & stats, const llm_graph_input_liquid & inp, const llama_model_liquid & model) {
-    std::vector<float>   r;
+    std::vector<double>  r;
     std::vector<uint8_t> ffn;
     for (int64_t i = 0; i < inp.n_tokens; ++i) {
         inp.layers_run(i, r, ffn);
@@ -92,7 +92,7 @@ static void liquid_trace_moe(liquid_depth * depth, const llm_graph_input_liquid 
     depth->trace_experts.resize(base + n_tokens*n_moe*n_used, -1);
 
     std::vector<std::vector<uint8_t>> ffn(n_tokens);
-    std::vector<float> r;
+    std::vector<double> r;
     for (int64_t i = 0; i < n_tokens; ++i) {
         inp.layers_run(i, r, ffn[i]);
     }
@@ -245,20 +245,20 @@ void llm_graph_input_liquid::read_decisions() {
     }
 }
 
-void llm_graph_input_liquid::layers_run(int64_t i, std::vector<float> & r, std::vector<uint8_t> & ffn) const {
+void llm_graph_input_liquid::layers_run(int64_t i, std::vector<double> & r, std::vector<uint8_t> & ffn) const {
     const auto & model = *depth->model;
-    r  .assign(model.info.n_layer, 1.0f);
+    r  .assign(model.info.n_layer, 1.0);
     ffn.assign(model.info.n_layer, 1);
     for (size_t g = 0; g < w.size()/n_tokens; ++g) {
         if (run[g*n_tokens + i] || std::isnan(w[g*n_tokens + i])) {
             continue;
         }
         const auto & gate  = model.gates[g];
-        const float  share = model.attn_share[gate.layer];
+        const double share = model.attn_share[gate.layer];
         if (gate.scope == LIQUID_SCOPE_LAYER) {
-            std::fill_n(r.begin() + gate.layer, gate.span, 0.0f);
+            std::fill_n(r.begin() + gate.layer, gate.span, 0.0);
         } else {
-            r[gate.layer] -= gate.scope == LIQUID_SCOPE_ATTN ? share : 1.0f - share;
+            r[gate.layer] -= gate.scope == LIQUID_SCOPE_ATTN ? share : 1.0 - share;
         }
         if (gate.scope != LIQUID_SCOPE_ATTN) {
             std::fill_n(ffn.begin() + gate.layer, gate.span, 0);

@@ -116,7 +116,7 @@ public:
     void read_decisions();
 
     // layers that ran for row i, from its decisions: r [n_layer] as a share, ffn [n_layer]
-    void layers_run(int64_t i, std::vector<float> & r, std::vector<uint8_t> & ffn) const;
+    void layers_run(int64_t i, std::vector<double> & r, std::vector<uint8_t> & ffn) const;
 
     liquid_depth *    depth;
     const uint64_t    topology;

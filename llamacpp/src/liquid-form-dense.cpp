@@ -78,6 +78,9 @@ ggml_tensor * liquid_graph::masked_layers(ggml_tensor * h, ggml_tensor * n, cons
             res->t_layer_inp[il] = h;
             n = attn_norm(h, il);
         }
+        if (inp_own && il == gate.layer) {
+            running = m.run;
+        }
         store_kv(n, il);
         ggml_tensor * x = attention(n, il);
         if (keep_outputs(il)) {
@@ -99,6 +102,9 @@ ggml_tensor * liquid_graph::masked_half(ggml_tensor * h, ggml_tensor * n, const 
     const int    il = gate.layer;
 
     if (gate.scope == LIQUID_SCOPE_ATTN) {
+        if (inp_own) {
+            running = m.run;
+        }
         store_kv(n, il);
         ggml_tensor * x = attention(n, il);
         if (keep_outputs(il)) {

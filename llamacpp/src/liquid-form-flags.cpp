@@ -26,7 +26,7 @@ ggml_tensor * liquid_graph::flagged_gate(ggml_tensor * h, const liquid_gate & ga
     auto & node = begin_gate(gate, index);
 
     ggml_tensor * n = gate_norm(h, gate);
-    if (gate.scope != LIQUID_SCOPE_FFN && !gate.is_exit) {
+    if (stores_before(gate)) {
         store_kv(n, gate.layer);
     }
     ggml_tensor * args[] = { gate_logit(n, t, gate.layer), t.bias };
@@ -47,7 +47,7 @@ ggml_tensor * liquid_graph::flagged_gate(ggml_tensor * h, const liquid_gate & ga
 
 // K and V of the layers skipped, if there are more than the gate's own, and the adapter
 ggml_tensor * liquid_graph::flagged_skip(ggml_tensor * h, const liquid_gate & gate, const liquid_gate_tensors & t, ggml_tensor * c_skip) {
-    for (int il = gate.layer + !gate.is_exit; il < gate.layer + gate.span; ++il) {
+    for (int il = gate.layer + !gate.is_exit; il < gate.layer + gate.span && !inp_own; ++il) {
         store_kv(attn_norm(h, il), il);
     }
     if (!t.skip_gate) {
@@ -69,6 +69,8 @@ ggml_tensor * liquid_graph::flagged_run(ggml_tensor * h, ggml_tensor * n, const 
     for (int il = gate.layer; il < gate.layer + gate.span; ++il) {
         if (il > gate.layer) {
             n = attn_norm(h, il);
+        }
+        if (stores_within(gate, il)) {
             store_kv(n, il);
         }
         if (gate.scope != LIQUID_SCOPE_FFN) {

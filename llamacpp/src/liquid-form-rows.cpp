@@ -53,7 +53,7 @@ ggml_tensor * liquid_graph::rows_gate(ggml_tensor * h, const liquid_gate & gate,
     auto & node = begin_gate(gate, index);
 
     ggml_tensor * n = gate_norm(h, gate);
-    if (gate.scope != LIQUID_SCOPE_FFN && !gate.is_exit) {
+    if (stores_before(gate)) {
         store_kv(n, gate.layer);
     }
     ggml_tensor * args[] = { index < 0 ? n : gate_logit(n, t, gate.layer), t.bias };
@@ -68,7 +68,7 @@ ggml_tensor * liquid_graph::rows_gate(ggml_tensor * h, const liquid_gate & gate,
 }
 
 ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & gate, const liquid_gate_tensors & t, ggml_tensor * out, liquid_gate_node & node) {
-    if (gate.span == 1 && !t.skip_gate) {
+    if ((gate.span == 1 || inp_own) && !t.skip_gate) {
         return h;
     }
     const int from = ggml_graph_n_nodes(gf);
@@ -79,7 +79,7 @@ ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & 
     chosen = &rows;
 
     ggml_tensor * state = ggml_get_rows(ctx0, h, rows.ids); // [n_embd, rows]
-    for (int il = gate.layer + 1; il < gate.layer + gate.span; ++il) {
+    for (int il = gate.layer + 1; il < gate.layer + gate.span && !inp_own; ++il) {
         store_kv(attn_norm(state, il), il);
     }
     ggml_tensor * after = h;
@@ -122,6 +122,8 @@ ggml_tensor * liquid_graph::rows_run_path(ggml_tensor * h, ggml_tensor * n, cons
     for (int il = gate.layer; il < gate.layer + gate.span; ++il) {
         if (il > gate.layer) {
             n = attn_norm(state, il);
+        }
+        if (stores_within(gate, il)) {
             store_kv(n, il);
         }
         if (gate.scope != LIQUID_SCOPE_FFN) {

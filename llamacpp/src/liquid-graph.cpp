@@ -43,7 +43,9 @@ void liquid_graph::make_inputs() {
     if (n_nope > 0 && hparams.n_attn_temp_floor_scale > 0) {
         inp_attn_scale = build_inp_attn_scale();
     }
-    if (hparams.swa_type == LLAMA_SWA_TYPE_NONE) {
+    if (model.info.kv_policy == LIQUID_KV_DROP) {
+        make_kv_inputs();
+    } else if (hparams.swa_type == LLAMA_SWA_TYPE_NONE) {
         inp_kv = build_attn_inp_kv();
     } else {
         inp_iswa = build_attn_inp_kv_iswa();
@@ -167,7 +169,8 @@ liquid_gate_node & liquid_graph::begin_gate(const liquid_gate & gate, int32_t in
     node.after  = n_layer - gate.layer - gate.span;
     // in a longer span later rows need the last K and V
     const bool last = gate.span == 1 && node.after == 0 && !gate.is_exit;
-    node.outputs_only = inp_out_ids && last && (gate.scope == LIQUID_SCOPE_FFN || gate_at(LIQUID_SCOPE_FFN, gate.layer) < 0);
+    const bool stored_before = !inp_own || gate.scope == LIQUID_SCOPE_FFN; // or later rows need its K and V
+    node.outputs_only = inp_out_ids && last && stored_before && (gate.scope == LIQUID_SCOPE_FFN || gate_at(LIQUID_SCOPE_FFN, gate.layer) < 0);
     exits += gate.is_exit;
     return node;
 }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "liquid-depth.h"
+#include "liquid-kv-graph.h"
 #include "liquid-model.h"
 
 #include "llama-kv-cache-iswa.h"
@@ -30,6 +31,9 @@ struct liquid_kv_io {
     ggml_tensor * kq_mask;
     ggml_tensor * k_rot;
     ggml_tensor * v_rot;
+
+    const liquid_kv_rows * own; // kv_policy = drop: instead of mctx
+    int64_t n_kv;
 };
 
 // The chosen rows of a gate's one side, and the graph's inputs for them, gathered when first asked for.
@@ -56,6 +60,7 @@ private:
     llm_graph_input_liquid       * inp_liquid = nullptr;
     llm_graph_input_attn_kv      * inp_kv     = nullptr;
     llm_graph_input_attn_kv_iswa * inp_iswa   = nullptr;
+    llm_graph_input_liquid_kv    * inp_own    = nullptr; // kv_policy = drop
 
     ggml_tensor * inp_pos        = nullptr;
     ggml_tensor * inp_out_ids    = nullptr;
@@ -71,6 +76,11 @@ private:
 
     liquid_chosen * chosen = nullptr; // rows form: the rows being built for; null: all
 
+    ggml_tensor * running = nullptr; // F32 [1, rows] of ones and zeros: who runs the layer being built, dense form with inp_own
+
+    std::map<int32_t, ggml_tensor *>                      own_idxs; // by group
+    std::map<std::pair<int32_t, bool>, liquid_kv_tensors> own_kv;   // by group and window
+
     ggml_tensor * gated_runs = nullptr; // F32 [1, rows]: gated layers run so far, dense form with min_layers
     ggml_tensor * stayed     = nullptr; // F32 [1, rows] of ones and zeros: rows that took no exit, dense form with exits
 
@@ -85,11 +95,15 @@ private:
     bool          keep_outputs(int il); // is this the moment to drop the rows that nobody asked for? (then do)
 
     liquid_gate_node & begin_gate(const liquid_gate & gate, int32_t index);
+    // are K and V of the gate's first layer stored whatever it decides, those of layer il when its span runs?
+    bool stores_before(const liquid_gate & gate)         const { return gate.scope != LIQUID_SCOPE_FFN && !gate.is_exit && !inp_own; }
+    bool stores_within(const liquid_gate & gate, int il) const { return gate.scope != LIQUID_SCOPE_FFN && (il > gate.layer || inp_own); }
+
     void               collect_nodes(int from, std::vector<ggml_tensor *> & nodes) const;
 
     // liquid-layer.cpp: the parts of a layer
     ggml_tensor * rows_of(ggml_tensor * input, int dim) const;
-    liquid_kv_io  kv_io  (int il) const;
+    liquid_kv_io  kv_io  (int il);
 
     ggml_tensor * attn_norm(ggml_tensor * h, int il) const { return build_norm(h, model.layers[il].attn_norm, NULL, LLM_NORM_RMS, il); }
     ggml_tensor * ffn_norm (ggml_tensor * h, int il) const { return build_norm(h, model.layers[il].ffn_norm,  NULL, LLM_NORM_RMS, il); }
@@ -99,8 +113,8 @@ private:
     ggml_tensor * place_k(ggml_tensor * k, int il) const;
     ggml_tensor * norm_qk(ggml_tensor * x, ggml_tensor * weight, int il) const;
 
-    void          store_kv (ggml_tensor * n, int il) const;
-    ggml_tensor * attention(ggml_tensor * n, int il) const;
+    void          store_kv (ggml_tensor * n, int il);
+    ggml_tensor * attention(ggml_tensor * n, int il);
 
     ggml_tensor * experts(ggml_tensor * x, int il) const;
     ggml_tensor * experts_weighted_before(ggml_tensor * x, int il) const;
@@ -113,7 +127,15 @@ private:
 
     ggml_tensor * plain_layer    (ggml_tensor * h, int il);
     ggml_tensor * plain_attention(ggml_tensor * h, int il);
+    ggml_tensor * stock_attention(ggml_tensor * n, int il);
     ggml_tensor * plain_ffn      (ggml_tensor * h, int il);
+
+    // liquid-kv-graph.cpp: K and V under kv_policy = drop
+    void          make_kv_inputs();
+    liquid_kv_io  own_kv_io(int il);
+    ggml_tensor * own_attention(ggml_tensor * n, int il); // of rows that stayed
+    ggml_tensor * kept(ggml_tensor * rows, int64_t n_head, int64_t n_kv) const;             // [n_embd_head, n_head, n_kv]
+    ggml_tensor * keep(ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * idxs) const;
 
     // one file per form
     ggml_tensor * flagged_gate   (ggml_tensor * h, const liquid_gate & gate, int32_t index);

@@ -20,17 +20,20 @@ ggml_tensor * liquid_graph::rows_of(ggml_tensor * input, int dim) const {
     return rows;
 }
 
-liquid_kv_io liquid_graph::kv_io(int il) const {
+liquid_kv_io liquid_graph::kv_io(int il) {
+    if (inp_own) {
+        return own_kv_io(il);
+    }
     if (inp_kv) {
         return { inp_kv->mctx, rows_of(inp_kv->get_k_idxs(), 0), rows_of(inp_kv->get_v_idxs(), 0), rows_of(inp_kv->get_kq_mask(), 1),
-                 inp_kv->self_k_rot, inp_kv->self_v_rot };
+                 inp_kv->self_k_rot, inp_kv->self_v_rot, nullptr, 0 };
     }
     if (hparams.is_swa(il)) {
         return { inp_iswa->mctx->get_swa(), rows_of(inp_iswa->get_k_idxs_swa(), 0), rows_of(inp_iswa->get_v_idxs_swa(), 0),
-                 rows_of(inp_iswa->get_kq_mask_swa(), 1), inp_iswa->self_k_rot_swa, inp_iswa->self_v_rot_swa };
+                 rows_of(inp_iswa->get_kq_mask_swa(), 1), inp_iswa->self_k_rot_swa, inp_iswa->self_v_rot_swa, nullptr, 0 };
     }
     return { inp_iswa->mctx->get_base(), rows_of(inp_iswa->get_k_idxs(), 0), rows_of(inp_iswa->get_v_idxs(), 0),
-             rows_of(inp_iswa->get_kq_mask(), 1), inp_iswa->self_k_rot, inp_iswa->self_v_rot };
+             rows_of(inp_iswa->get_kq_mask(), 1), inp_iswa->self_k_rot, inp_iswa->self_v_rot, nullptr, 0 };
 }
 
 ggml_tensor * liquid_graph::rotate(ggml_tensor * x, int il) const {
@@ -72,7 +75,7 @@ ggml_tensor * liquid_graph::place_k(ggml_tensor * k, int il) const {
 }
 
 // n [n_embd, n_tokens] -> this layer's K and V of all rows in the cache; nodes are placed at once
-void liquid_graph::store_kv(ggml_tensor * n, int il) const {
+void liquid_graph::store_kv(ggml_tensor * n, int il) {
     const auto io = kv_io(il);
 
     auto [q, k, v] = build_qkv(model.layers[il], n, n_embd_head_k, hparams.n_head(il), hparams.n_head_kv(il), il);
@@ -87,12 +90,12 @@ void liquid_graph::store_kv(ggml_tensor * n, int il) const {
     }
     ggml_build_forward_expand(gf, v);
     ggml_build_forward_expand(gf, k);
-    ggml_build_forward_expand(gf, io.mctx->cpy_k(ctx0, k, io.k_idxs, il));
-    ggml_build_forward_expand(gf, io.mctx->cpy_v(ctx0, v, io.v_idxs, il));
+    ggml_build_forward_expand(gf, io.own ? keep(io.own->k, k, io.k_idxs) : io.mctx->cpy_k(ctx0, k, io.k_idxs, il));
+    ggml_build_forward_expand(gf, io.own ? keep(io.own->v, v, io.k_idxs) : io.mctx->cpy_v(ctx0, v, io.v_idxs, il));
 }
 
 // n [n_embd, n_tokens], K and V stored -> attention output [n_embd, n_tokens]
-ggml_tensor * liquid_graph::attention(ggml_tensor * n, int il) const {
+ggml_tensor * liquid_graph::attention(ggml_tensor * n, int il) {
     const auto & layer = model.layers[il];
     const auto io = kv_io(il);
 
@@ -102,8 +105,8 @@ ggml_tensor * liquid_graph::attention(ggml_tensor * n, int il) const {
     if (io.k_rot) {
         q = llama_mul_mat_hadamard(ctx0, q, io.k_rot);
     }
-    k = io.mctx->get_k(ctx0, il);
-    v = io.mctx->get_v(ctx0, il);
+    k = io.own ? kept(io.own->k, hparams.n_head_kv(il), io.n_kv) : io.mctx->get_k(ctx0, il);
+    v = io.own ? kept(io.own->v, hparams.n_head_kv(il), io.n_kv) : io.mctx->get_v(ctx0, il);
 
     ggml_tensor * cur = build_attn_mha(q, k, v, nullptr, io.kq_mask, nullptr, nullptr, 0, kq_scale, il);
     cb(cur, "kqv_out", il);
@@ -240,20 +243,24 @@ ggml_tensor * liquid_graph::plain_layer(ggml_tensor * h, int il) {
     return plain_ffn(plain_attention(h, il), il);
 }
 
-ggml_tensor * liquid_graph::plain_attention(ggml_tensor * h, int il) {
+ggml_tensor * liquid_graph::stock_attention(ggml_tensor * n, int il) {
     const auto & layer = model.layers[il];
 
-    ggml_tensor * n = attn_norm(h, il);
-    cb(n, "attn_norm", il);
     auto [q, k, v] = build_qkv(layer, n, n_embd_head_k, hparams.n_head(il), hparams.n_head_kv(il), il);
     q = place_q(q, il);
     k = place_k(k, il);
     cb(q, "Qcur", il);
     cb(k, "Kcur", il);
     cb(v, "Vcur", il);
-    ggml_tensor * cur = inp_kv ?
+    return inp_kv ?
         build_attn(inp_kv,   layer.wo, layer.wo_b, nullptr, q, k, v, nullptr, nullptr, nullptr, kq_scale, il) :
         build_attn(inp_iswa, layer.wo, layer.wo_b, nullptr, q, k, v, nullptr, nullptr, nullptr, kq_scale, il);
+}
+
+ggml_tensor * liquid_graph::plain_attention(ggml_tensor * h, int il) {
+    ggml_tensor * n = attn_norm(h, il);
+    cb(n, "attn_norm", il);
+    ggml_tensor * cur = inp_own ? own_attention(n, il) : stock_attention(n, il);
     cb(cur, "attn_out", il);
 
     if (keep_outputs(il)) {

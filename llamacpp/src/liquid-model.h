@@ -46,7 +46,7 @@ struct llama_model_liquid : public llama_model_base {
     std::vector<liquid_gate>         gates;        // ascending by layer, attn before ffn
     std::vector<liquid_gate_tensors> gate_tensors; // one per gate
     std::vector<int32_t>             gate_at[3];   // by scope, [n_layer]: index of the gate whose span begins here, or -1
-    std::vector<float>               attn_share;   // [n_layer] of the layer's active parameters
+    std::vector<double>              attn_share;   // [n_layer] of the layer's active parameters
 
 private:
     void load_attention(llama_model_loader & ml);

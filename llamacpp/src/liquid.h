@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define LIQUID_API_VERSION 2
+#define LIQUID_API_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -106,6 +106,10 @@ LLAMA_API const int32_t * liquid_trace_experts (const struct llama_context * ctx
 
 LLAMA_API void liquid_get_stats  (const struct llama_context * ctx, struct liquid_depth_stats * stats);
 LLAMA_API void liquid_reset_stats(struct llama_context * ctx);
+
+// Bytes of K and V that the tokens in the context's memory have now; -1 for memories that are no cache of K and V. Under
+// LIQUID_KV_DROP memory grows with it, else it was taken when the context was made.
+LLAMA_API int64_t liquid_kv_bytes(const struct llama_context * ctx);
 
 #ifdef __cplusplus
 }

@@ -230,9 +230,6 @@ void llama_model_liquid::load_depth(llama_model_loader & ml) {
     info.min_layers        = std::min<uint32_t>(keys.u32("depth.min_layers", 0), n_layer);
     info.always_run_tokens = std::min<uint32_t>(keys.u32("depth.always_run_tokens", 0), INT32_MAX);
 
-    if (info.kv_policy == LIQUID_KV_DROP) {
-        throw std::runtime_error("liquid.depth.kv_policy: this version runs 'project' only, not 'drop'");
-    }
     load_gates(spans, keys.numbers("depth.gate_exit", n_layer, 0), keys.strings("depth.gate_scope", n_layer));
 }
 

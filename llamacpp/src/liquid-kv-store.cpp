@@ -1,0 +1,101 @@
+#include "liquid-kv-store.h"
+
+#include "ggml-backend.h"
+
+#include "llama-kv-cells.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+// rows of a layer that holds next to nothing
+static constexpr uint32_t LIQUID_FEWEST_ROWS = 32;
+
+int64_t liquid_cells::next_free(int64_t from) const {
+    const int64_t end = extent();
+    if (n_holes == 0) {
+        return std::max(from, end);
+    }
+    while (from < end && cell_of[from] >= 0) {
+        from++;
+    }
+    return from;
+}
+
+void liquid_cells::place(const uint32_t * cells, const uint8_t * keep, int64_t n, int64_t * slots) {
+    int64_t next = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        if (keep && !keep[i]) {
+            continue;
+        }
+        const int64_t slot = next_free(next);
+        if (slot < extent()) {
+            n_holes--;
+            cell_of[slot] = cells[i];
+        } else {
+            cell_of.push_back(cells[i]);
+        }
+        slots[i] = slot;
+        next = slot + 1;
+    }
+    for (int64_t i = 0; keep && i < n; ++i) {
+        if (!keep[i]) {
+            slots[i] = next_free(next);
+            next = slots[i] + 1;
+        }
+    }
+}
+
+void liquid_cells::sweep(const llama_kv_cells & index) {
+    for (int32_t & cell : cell_of) {
+        if (cell >= 0 && index.is_empty(cell)) {
+            cell = -1;
+            n_holes++;
+        }
+    }
+    while (!cell_of.empty() && cell_of.back() < 0) {
+        cell_of.pop_back();
+        n_holes--;
+    }
+}
+
+void liquid_cells::clear() {
+    cell_of.clear();
+    n_holes = 0;
+}
+
+liquid_kv_rows::liquid_kv_rows(ggml_context * ctx, ggml_type type_k, ggml_type type_v, int64_t n_embd_k, int64_t n_embd_v, int64_t n_cells) :
+    k(ggml_new_tensor_2d(ctx, type_k, n_embd_k, n_cells)),
+    v(ggml_new_tensor_2d(ctx, type_v, n_embd_v, n_cells)) {
+    fit(0, 0);
+}
+
+static void liquid_move_rows(ggml_tensor * t, ggml_backend_buffer_ptr & buf, uint32_t n_rows, uint32_t n_kept) {
+    ggml_backend_buffer_ptr to { ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), n_rows*t->nb[1]) };
+    if (!to) {
+        throw std::bad_alloc();
+    }
+    char * data = (char *) ggml_backend_buffer_get_base(to.get());
+    const size_t kept = n_kept*t->nb[1];
+    if (kept > 0) {
+        memcpy(data, t->data, kept);
+    }
+    memset(data + kept, 0, n_rows*t->nb[1] - kept);
+    t->data   = data;
+    t->buffer = to.get();
+    buf = std::move(to);
+}
+
+bool liquid_kv_rows::fit(uint32_t n_needed, uint32_t n_kept) {
+    const uint32_t n_cells = k->ne[1];
+    const uint32_t enough  = std::min(n_cells, std::max(LIQUID_FEWEST_ROWS, n_needed + n_needed/32));
+    if (n_needed <= n_rows && n_rows <= 2*enough + 256 && n_rows > 0) {
+        return false;
+    }
+    n_kept = std::min({ n_kept, n_rows, enough });
+    n_rows = 0;
+    liquid_move_rows(k, buf_k, enough, n_kept);
+    liquid_move_rows(v, buf_v, enough, n_kept);
+    n_rows = enough;
+    return true;
+}

@@ -1,0 +1,55 @@
+// Storage of K and V that grows with use: which tokens have them in a layer that not every token runs, and their rows.
+//
+// A token is named by its cell in the context's cell index (liquid-kv.h), which knows its position and sequences; a
+// slot is a row of K and V. Knows nothing of graphs, sequences or models.
+
+#pragma once
+
+#include "ggml-cpp.h"
+
+#include <cstdint>
+#include <vector>
+
+class llama_kv_cells;
+
+// slot -> cell
+class liquid_cells {
+public:
+    uint32_t extent() const { return cell_of.size(); } // slots beyond hold nothing
+    uint32_t used()   const { return cell_of.size() - n_holes; }
+
+    int32_t operator[](uint32_t slot) const { return cell_of[slot]; } // -1: a hole
+
+    // Gives each of n tokens a slot of its own: those that stay (keep[i], null: all) a lasting one, the others one beyond.
+    void place(const uint32_t * cells, const uint8_t * keep, int64_t n, int64_t * slots);
+
+    void sweep(const llama_kv_cells & index); // forgets tokens whose cell is empty by now
+    void clear();
+
+private:
+    int64_t next_free(int64_t from) const;
+
+    std::vector<int32_t> cell_of;
+    uint32_t n_holes = 0;
+};
+
+// K and V of one layer: tensors declared for every cell of the context, memory for `capacity` rows
+class liquid_kv_rows {
+public:
+    ggml_tensor * k = nullptr; // [n_embd_k_gqa, n_cells]
+    ggml_tensor * v = nullptr; // [n_embd_v_gqa, n_cells]
+
+    liquid_kv_rows(ggml_context * ctx, ggml_type type_k, ggml_type type_v, int64_t n_embd_k, int64_t n_embd_v, int64_t n_cells);
+
+    uint32_t capacity() const { return n_rows; }
+    size_t   row_size() const { return k->nb[1] + v->nb[1]; }
+
+    // Memory for n_needed rows and a little more; gives back what is far too much. `n_kept` rows keep their contents, all
+    // others are zeros. Returns whether the tensors' data moved; throws std::bad_alloc.
+    bool fit(uint32_t n_needed, uint32_t n_kept);
+
+private:
+    uint32_t n_rows = 0;
+    ggml_backend_buffer_ptr buf_k;
+    ggml_backend_buffer_ptr buf_v;
+};
