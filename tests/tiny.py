@@ -51,7 +51,7 @@ def make_model(family: str | dict[str, Any], seed: int = 7) -> LiquidForCausalLM
 def _fit_gate(model: LiquidForCausalLM, gate: int, tokens: torch.Tensor) -> None:
     """Shifts and scales one gate's last vector, given the gates before it and the tokens that reach it."""
     place = model.config.gates[gate]
-    head = getattr(model.model.layers[place.layer], place.module).head
+    head = getattr(model.model.layers[place.layer], place.stem).head
     seen: list[torch.Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)))
     reached = ~model(tokens).trace.w[..., gate].flatten().isnan()

@@ -55,7 +55,7 @@ def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Pr
         "pack": str(pack),
         "output": str(out),
         "size_bytes": out.stat().st_size,
-        "gates": len(gates.depth.layers),
+        "gates": len(gates.depth.layout.gates()),
         "adapter_types": sorted(set(types.values())),
         "merged": sorted(gates.lora),
         "fallbacks": {name: kind for name, kind in types.items() if kind != _asked(tensors, name)},

@@ -21,7 +21,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         for gate in config.depth.gates_at(layer) if config.depth else ():
-            self.add_module(gate.module, DepthGate(config))
+            self.add_module(gate.stem, DepthGate(config))
         if config.depth and config.depth.has_adapter(layer):
             self.depth_adapter = MLP(config.hidden_size, config.depth.adapter_size)
 
