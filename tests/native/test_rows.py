@@ -1,4 +1,4 @@
-"""Many tokens at once: computing only the rows that run gives what computing all and masking gives, to an F32's last bit.
+"""Many tokens at once: computing only the rows that run gives what computing all and masking gives, to the last bit.
 
 Decisions are forced: a gate next to its threshold may fall either way when kernels see another number of rows.
 """
