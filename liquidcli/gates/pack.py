@@ -147,19 +147,22 @@ def _base_number(f: GGUFFile, name: str) -> int:
 
 
 def _read_identity(f: GGUFFile) -> Identity:
-    text = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
+    text: dict[str, Any] = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
     for name, content in text.items():
         if not isinstance(content, str):
             _fail(f.path, f"{BASE_PREFIX}{name} is {content!r}, so the base it belongs to is not known")
     if text["architecture"] != f.architecture:
         _fail(f.path, f"it says {f.architecture!r} and is for a base of {text['architecture']!r}")
     numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
-    return Identity(**text, **{name: _base_number(f, name) for name in numbers})
+    return Identity(**text, **dict[str, Any]((name, _base_number(f, name)) for name in numbers))
 
 
 def read_depth(f: GGUFFile, n_layer: int) -> Depth:
     """The depth keys of a pack or of a liquid model, checked."""
-    get = lambda name, default=None: f.metadata.get(f"liquid.depth.{name}", default)  # noqa: E731
+
+    def get(name: str, default: Any = None) -> Any:
+        return f.metadata.get(f"liquid.depth.{name}", default)
+
     if get("version") != 1:
         _fail(f.path, f"liquid.depth.version is {get('version')!r}, this version reads 1")
     fields: dict[str, Any] = {

@@ -49,7 +49,7 @@ class DecoderLayer(nn.Module):
     def attention_share(self) -> float:
         """The attention half's part of the parameters one token uses; the rest is the feed-forward half's."""
         attention = _count(self.self_attn) + _count(self.input_layernorm)
-        feed_forward = _count(self.feed_forward) + _count(self.post_attention_layernorm)
+        feed_forward: float = _count(self.feed_forward) + _count(self.post_attention_layernorm)
         if isinstance(self.feed_forward, MoE):
             config, experts = self.feed_forward.config, _count(self.feed_forward.experts)
             feed_forward += experts * config.num_experts_per_tok / config.num_local_experts - experts
