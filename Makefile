@@ -23,6 +23,7 @@ test: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/mypy liquidcli
 	$(BIN)/mypy llamacpp/liquidbuild
 
 native: $(VENV)/.dev

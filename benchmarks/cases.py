@@ -6,6 +6,7 @@ Knows file names, disk and memory needed, and how gates are forced through their
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ class Files:
         check_space(path.parent, self.size_bytes(gates))
         write_model(path, self.shape, body=self.body, head=self.head, gates=gates, seed=self.seed, progress=progress)
         return path, True
+
+
+def cache_folder() -> Path:
+    """Where models go that are written for a run."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "liquid-benchmarks"
 
 
 def force_gates(path: Path, case: Case, open_engine: Callable[[Path], Engine]) -> None:

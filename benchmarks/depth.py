@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import Case, Files, force_gates, gated_layers, skipped_layers
+from cases import Case, Files, cache_folder, force_gates, gated_layers, skipped_layers
 from random_model import BODY_TYPES
 from savable import TokenBytes, token_bytes
 from shapes import SHAPES, Gates, Type
@@ -155,7 +154,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        folder = options.dir or _cache_folder()
+        folder = options.dir or cache_folder()
         body, head = Type[options.type.upper()], Type[options.head_type.upper()]
         self.files = Files(folder, SHAPES[options.shape], body, head, options.seed)
         self.written: list[Path] = []
@@ -195,11 +194,6 @@ class Bench:
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.files.folder.rmdir()
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "liquid-benchmarks"
 
 
 def cases_of(options: argparse.Namespace) -> Iterator[Case]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gguf import GGUFValueType as Type
 
 from liquidcli.errors import IntegrityError
+from liquidcli.gate_layout import GateLayout
 
 from . import fields
 from .config import Config
@@ -20,13 +21,6 @@ from .tensors import GATE_ROLE, Row, Target, row
 from .transforms import FLATTEN, FOLD
 
 VERSION = 1
-# scope -> the gate tensors' stem, in checkpoint and GGUF alike
-STEMS = {
-    "layer": ("depth_gate",),
-    "attn": ("depth_gate_attn",),
-    "ffn": ("depth_gate_ffn",),
-    "attn+ffn": ("depth_gate_attn", "depth_gate_ffn"),
-}
 ADAPTER_MULTIPLE = 32
 
 
@@ -70,30 +64,19 @@ class Depth:
     calibration: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # thresholds, executed fractions
 
     def __post_init__(self) -> None:
-        free, n_layer = 0, len(self.gate_span)
-        for layer, span in enumerate(self.gate_span):
-            if not span:
-                continue
-            if layer < free or layer + span > n_layer:
-                raise _wrong(f"the span at layer {layer} overlaps another one or ends after the last layer")
-            if self.scope(layer) != "layer" and (span > 1 or self.is_exit(layer)):
-                raise _wrong(f"the {self.scope(layer)} gate at layer {layer} must have span 1 and be no exit")
-            if self.is_exit(layer) and layer + span != n_layer:
-                raise _wrong(f"the exit at layer {layer} must span all layers that remain")
-            free = layer + span
+        if fault := self.layout.fault():
+            raise _wrong(fault)
         if self.gate_kind == "bottleneck" and not self.gate_rank:
             raise _wrong("gate_rank is missing, bottleneck gates need one")
         if self.adapter_size % ADAPTER_MULTIPLE:
             raise _wrong(f"adapter_size is {self.adapter_size}, expected a multiple of {ADAPTER_MULTIPLE}")
 
-    def scope(self, layer: int) -> str:
-        return self.gate_scope[layer] if self.gate_scope else "layer"
-
-    def is_exit(self, layer: int) -> bool:
-        return bool(self.gate_exit and self.gate_exit[layer])
+    @property
+    def layout(self) -> GateLayout:
+        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)
 
     def has_adapter(self, layer: int) -> bool:
-        return bool(self.adapter_size) and not self.is_exit(layer) and self.scope(layer) != "attn"
+        return bool(self.adapter_size) and self.layout.has_adapter(layer)
 
     def dims(self) -> dict[str, int]:
         return {"m": self.adapter_size, "r": self.gate_rank}
@@ -103,13 +86,10 @@ def read_depth(config: Config, n_layer: int) -> Depth | None:
     section = config.section("depth")
     if section is None:
         return None
-    scope = section.items("gate_scope", str, n_layer, default=None)
-    if scope is not None and set(scope) - set(STEMS):
-        raise _wrong(f"gate_scope has other values than {', '.join(STEMS)}")
     return Depth(
         gate_kind=section.choice("gate_kind", ("linear", "bottleneck"), "linear"),
         gate_span=section.items("gate_span", int, n_layer),
-        gate_scope=scope,
+        gate_scope=section.items("gate_scope", str, n_layer, default=None),
         gate_exit=section.items("gate_exit", bool, n_layer, default=None),
         threshold=section.number("threshold", 0.5, high=1.0),
         kv_policy=section.choice("kv_policy", ("project", "drop"), "project"),
@@ -135,11 +115,9 @@ def _read_calibration(section: Config | None) -> tuple[tuple[float, ...], tuple[
 
 
 def depth_rows(depth: Depth, layer: int, names: Names, present: Collection[str], *, fold: bool) -> Iterator[Row]:
-    """Rows of the gate whose span begins at `layer`; `present` are the checkpoint's tensors."""
-    if not depth.gate_span[layer]:
-        return
-    for stem in STEMS[depth.scope(layer)]:
-        yield from _gate_rows(depth, layer, names, stem, present, fold)
+    """Rows of the gates that begin at `layer`; `present` are the checkpoint's tensors."""
+    for gate in depth.layout.at(layer):
+        yield from _gate_rows(depth, layer, names, gate.stem, present, fold)
     if depth.has_adapter(layer):
         for part, shape in (("skip_gate", "m d"), ("skip_up", "m d"), ("skip_down", "d m")):
             yield row(names.part(part, ""), f"blk.{{i}}.depth_{part}.weight", shape, role=f"depth_{part}")

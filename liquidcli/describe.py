@@ -88,7 +88,7 @@ def depth(f: GGUFFile) -> dict[str, Any] | None:
 
 
 def _gates(f: GGUFFile, keys: dict[str, Any], layer: int, span: int) -> list[dict[str, Any]]:
-    scopes = _at(keys.get("gate_scope"), layer, "layer").split("+")
+    scopes = str(_at(keys.get("gate_scope"), layer, "") or "layer").split("+")
     adapter = f.tensors.get(f"blk.{layer}.depth_skip_up.weight")
     return [
         {

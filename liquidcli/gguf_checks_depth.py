@@ -1,6 +1,6 @@
 """What must hold of the gates in a `liquid` file: its `liquid.depth.*` keys and the tensors they promise.
 
-Knows the format of version 1 and which parts of it this version runs. Knows nothing of how gates decide.
+Knows the format of version 1. Knows nothing of how gates decide.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from .errors import IntegrityError
+from .gate_layout import GateLayout, GatePlace
 from .gguf_parse import quote
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 PREFIX = "liquid.depth."
 GATE_KINDS = ("linear", "bottleneck")
+KV_POLICIES = ("project", "drop")
 _VERSION = 1
-_GATE_TENSORS = ("depth_gate", "depth_gate_enc", "depth_gate_norm", "depth_gate_dec")
+_PARTS = ("", "_enc", "_norm", "_dec")  # after the gate's stem
 _SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
 _GATE_TYPES = frozenset((GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16))
 _ADAPTER_MULTIPLE = 32
@@ -37,17 +39,16 @@ _TYPES = {
 
 
 def check_depth(f: GGUFFile, n_layer: int) -> None:
-    """Raise IntegrityError for the first depth key or tensor of `f` that is wrong or not supported by this version."""
+    """Raise IntegrityError for the first depth key or tensor of `f` that is wrong."""
     if not any(key.startswith(PREFIX) for key in f.metadata):
         stray = next((name for name in f.tensors if ".depth_" in name), None)
         if stray:
             _fail(f, f"there is a tensor {quote(stray)} but no {PREFIX}* key")
         return
     _check_keys(f)
-    spans = _check_spans(f, n_layer)
-    _check_unsupported(f, n_layer)
+    layout = _check_layout(f, n_layer)
     _check_calibration(f)
-    _check_tensors(f, spans)
+    _check_tensors(f, layout.gates())
 
 
 def _fail(f: GGUFFile, what: str) -> NoReturn:
@@ -66,44 +67,33 @@ def _check_keys(f: GGUFFile) -> None:
         _fail(f, f"{PREFIX}version is {quote(_get(f, 'version'))}, this version reads {_VERSION}")
     if _get(f, "gate_kind") not in GATE_KINDS:
         _fail(f, f"{PREFIX}gate_kind is {quote(_get(f, 'gate_kind'))}, {' or '.join(GATE_KINDS)} was expected")
+    policy = _get(f, "kv_policy", "project")
+    if policy not in KV_POLICIES:
+        _fail(f, f"{PREFIX}kv_policy is {quote(policy)}, {' or '.join(KV_POLICIES)} was expected")
     threshold = _get(f, "threshold", 0.5)
     if not 0 <= threshold <= 1:
         _fail(f, f"{PREFIX}threshold is {quote(threshold)}, a number from 0 to 1 was expected")
 
 
-def _check_spans(f: GGUFFile, n_layer: int) -> list[int]:
+def _check_layout(f: GGUFFile, n_layer: int) -> GateLayout:
     spans = _get(f, "gate_span")
     if not isinstance(spans, list) or len(spans) != n_layer:
         found = f"{len(spans)} entries" if isinstance(spans, list) else quote(spans)
         _fail(f, f"{PREFIX}gate_span is {found}, one number for each of {n_layer} layers was expected")
-    free_from = 0
-    for i, span in enumerate(spans):
-        if isinstance(span, bool) or not isinstance(span, int) or span < 0 or i + span > n_layer:
-            _fail(f, f"the gate at layer {i} spans {quote(span)} of {n_layer} layers")
-        if span and i < free_from:
-            _fail(f, f"the gate at layer {i} lies inside the span of the one before it")
-        free_from = max(free_from, i + span)
-    return spans
+    scopes, exits = _per_layer(f, "gate_scope", n_layer, str), _per_layer(f, "gate_exit", n_layer, bool)
+    layout = GateLayout(spans, scopes, exits)
+    if fault := layout.fault():
+        _fail(f, fault)
+    return layout
 
 
-def _check_unsupported(f: GGUFFile, n_layer: int) -> None:
-    policy = _get(f, "kv_policy", "project")
-    if policy == "drop":
-        _fail(f, f"{PREFIX}kv_policy is 'drop', which is not supported by this version")
-    if policy != "project":
-        _fail(f, f"{PREFIX}kv_policy is {quote(policy)}, 'project' or 'drop' was expected")
-    exits, scopes = _get(f, "gate_exit", [False] * n_layer), _get(f, "gate_scope", ["layer"] * n_layer)
-    for name, values in (("gate_exit", exits), ("gate_scope", scopes)):
-        if not isinstance(values, list) or len(values) != n_layer:
-            _fail(f, f"{PREFIX}{name} must hold one value for each of {n_layer} layers")
-    if any(exits):
-        layer = next(i for i, is_exit in enumerate(exits) if is_exit)
-        _fail(f, f"layer {layer} has an exit gate, which is not supported by this version")
-    for i, scope in enumerate(scopes):
-        if scope in ("attn", "ffn", "attn+ffn"):
-            _fail(f, f"the gate at layer {i} has the scope {quote(scope)}, which is not supported by this version")
-        if scope not in ("layer", ""):
-            _fail(f, f"the gate at layer {i} has the scope {quote(scope)}, layer, attn, ffn or attn+ffn was expected")
+def _per_layer(f: GGUFFile, name: str, n_layer: int, kind: type) -> list[Any] | None:
+    values = _get(f, name)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != n_layer or not all(isinstance(v, kind) for v in values):
+        _fail(f, f"{PREFIX}{name} must hold one {kind.__name__} for each of {n_layer} layers")
+    return values
 
 
 def _check_calibration(f: GGUFFile) -> None:
@@ -121,39 +111,47 @@ def _check_calibration(f: GGUFFile) -> None:
         _fail(f, f"{PREFIX}{names[0]} must rise from entry to entry")
 
 
-def _check_tensors(f: GGUFFile, spans: list[int]) -> None:
-    n_embd = int(f.metadata.get("liquid.embedding_length", 0))
-    allowed = {f"blk.{i}." for i, span in enumerate(spans) if span}
-    for name in f.tensors:
-        if ".depth_" in name and not any(name.startswith(prefix) for prefix in allowed):
+def _check_tensors(f: GGUFFile, gates: tuple[GatePlace, ...]) -> None:
+    n_embd, kind = int(f.metadata.get("liquid.embedding_length", 0)), _get(f, "gate_kind")
+    layers = tuple(f"blk.{gate.layer}." for gate in gates)
+    allowed = {f"blk.{gate.layer}.{name}" for gate in gates for name in _names(gate)}
+    for name in (name for name in f.tensors if ".depth_" in name):
+        if not name.startswith(layers):
             _fail(f, f"there is a tensor {quote(name)} but no gate begins at that layer")
-    for i, span in enumerate(spans):
-        if span:
-            _check_gate(f, i, n_embd, _get(f, "gate_kind"))
-            _check_adapter(f, i, n_embd)
+        if name not in allowed:
+            _fail(f, f"there is a tensor {quote(name)} but the gate at that layer is of another kind")
+    for gate in gates:
+        _check_gate(f, f"blk.{gate.layer}.{gate.stem}", n_embd, kind)
+        if gate.may_adapt:
+            _check_adapter(f, gate.layer, n_embd)
 
 
-def _check_gate(f: GGUFFile, i: int, n_embd: int, kind: str) -> None:
-    names = {name: f"blk.{i}.{name}.weight" for name in _GATE_TENSORS}
-    for name in (*names.values(), f"blk.{i}.depth_gate.bias"):
+def _names(gate: GatePlace) -> list[str]:
+    names = [f"{gate.stem}.bias", *(f"{gate.stem}{part}.weight" for part in _PARTS)]
+    return names + [f"{name}.weight" for name in _SKIP_TENSORS if gate.may_adapt]
+
+
+def _check_gate(f: GGUFFile, stem: str, n_embd: int, kind: str) -> None:
+    weight, enc, norm, dec = (f"{stem}{part}.weight" for part in _PARTS)
+    for name in (weight, enc, norm, dec, f"{stem}.bias"):
         if name in f.tensors and f.tensors[name].type not in _GATE_TYPES:
             _fail(f, f"gate tensor {quote(name)} has type {f.tensors[name].type.name}, gates must not be quantized")
-    if f"blk.{i}.depth_gate.bias" in f.tensors:
-        _shaped(f, f"blk.{i}.depth_gate.bias", (1,))
+    if f"{stem}.bias" in f.tensors:
+        _shaped(f, f"{stem}.bias", (1,))
     if kind == "linear":
-        extra = next((name for key, name in names.items() if key != "depth_gate" and name in f.tensors), None)
+        extra = next((name for name in (enc, norm, dec) if name in f.tensors), None)
         if extra:
             _fail(f, f"there is a tensor {quote(extra)} but the gates are linear")
-        return _shaped(f, names["depth_gate"], (n_embd,))
-    rank = f.tensors[names["depth_gate_norm"]].shape[0] if names["depth_gate_norm"] in f.tensors else 0
-    _shaped(f, names["depth_gate_enc"], (n_embd, rank))
-    _shaped(f, names["depth_gate_norm"], (rank,))
-    if f.tensors[names["depth_gate_norm"]].type is not GGMLQuantizationType.F32:
-        _fail(f, f"tensor {quote(names['depth_gate_norm'])} is not F32, norms must be")
-    if names["depth_gate_dec"] in f.tensors:
-        _shaped(f, names["depth_gate_dec"], (rank, n_embd))
-        return _shaped(f, names["depth_gate"], (n_embd,))
-    return _shaped(f, names["depth_gate"], (rank,))
+        return _shaped(f, weight, (n_embd,))
+    rank = f.tensors[norm].shape[0] if norm in f.tensors else 0
+    _shaped(f, enc, (n_embd, rank))
+    _shaped(f, norm, (rank,))
+    if f.tensors[norm].type is not GGMLQuantizationType.F32:
+        _fail(f, f"tensor {quote(norm)} is not F32, norms must be")
+    if dec in f.tensors:
+        _shaped(f, dec, (rank, n_embd))
+        return _shaped(f, weight, (n_embd,))
+    return _shaped(f, weight, (rank,))
 
 
 def _check_adapter(f: GGUFFile, i: int, n_embd: int) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from liquidcli.gate_layout import GatePlace
 from liquidcli.reference import LiquidForCausalLM
 from liquidcli.reference.attention import Context, attend
-from liquidcli.reference.depth_config import GatePlace
 
 
 @dataclass(frozen=True)

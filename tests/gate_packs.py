@@ -22,16 +22,18 @@ def tiny_pack(base: Path, spans: tuple[int, ...] = (0, 1, 1, 0), m: int = 32, **
     with open_gguf(base) as f:
         identity = base_identity(f)
     n = identity.embedding_length
-    tensors = {}
-    for i in (i for i, span in enumerate(spans) if span):
-        tensors[f"blk.{i}.depth_gate.weight"] = rng.standard_normal(n).astype(np.float32)
-        tensors[f"blk.{i}.depth_gate.bias"] = rng.standard_normal(1).astype(np.float32)
-        if m:
-            tensors[f"blk.{i}.depth_skip_gate.weight"] = rng.standard_normal((m, n)).astype(np.float32)
-            tensors[f"blk.{i}.depth_skip_up.weight"] = rng.standard_normal((m, n)).astype(np.float32)
-            tensors[f"blk.{i}.depth_skip_down.weight"] = rng.standard_normal((n, m)).astype(np.float32)
     keys = {"calibration_threshold": (0.25, 0.5, 0.75), "calibration_executed_fraction": (1.0, 0.875, 0.75), **depth}
-    return Pack(identity, Depth(gate_span=spans, **keys), tensors, "tiny gates")
+    found = Depth(gate_span=spans, **keys)
+    tensors = {}
+    for gate in () if found.layout.fault() else found.layout.gates():
+        prefix = f"blk.{gate.layer}."
+        tensors[f"{prefix}{gate.stem}.weight"] = rng.standard_normal(n).astype(np.float32)
+        tensors[f"{prefix}{gate.stem}.bias"] = rng.standard_normal(1).astype(np.float32)
+        if m and gate.may_adapt:
+            tensors[f"{prefix}depth_skip_gate.weight"] = rng.standard_normal((m, n)).astype(np.float32)
+            tensors[f"{prefix}depth_skip_up.weight"] = rng.standard_normal((m, n)).astype(np.float32)
+            tensors[f"{prefix}depth_skip_down.weight"] = rng.standard_normal((n, m)).astype(np.float32)
+    return Pack(identity, found, tensors, "tiny gates")
 
 
 def write_tiny_pack(path: Path, base: Path, **more: object) -> Path:

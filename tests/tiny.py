@@ -6,6 +6,7 @@ Knows the reference and the tokenizers library; tests.tiny_gguf writes the same 
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.tiny_families import ALL, BASE
 CORPUS = "the water of the river runs deeper where the stones are hard and the river is slow; the rest of it is light. "
 SPECIAL = ("<|bos|>", "<|eos|>")
 CALIBRATION_TOKENS = 512
+_made: dict[tuple[str, int], LiquidForCausalLM] = {}
 
 
 def make_config(family: str | dict[str, Any]) -> LiquidConfig:
@@ -28,9 +30,16 @@ def make_config(family: str | dict[str, Any]) -> LiquidConfig:
 
 def make_model(family: str | dict[str, Any], seed: int = 7) -> LiquidForCausalLM:
     """Random weights of unit-sized activations; each gate's z has mean logit(threshold) and spread 1."""
+    config = make_config(family)
+    if (key := (repr(config), seed)) not in _made:
+        _made[key] = _random_model(config, seed)
+    return deepcopy(_made[key])
+
+
+def _random_model(config: LiquidConfig, seed: int) -> LiquidForCausalLM:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = LiquidForCausalLM(make_config(family)).eval().requires_grad_(False)
+    model = LiquidForCausalLM(config).eval().requires_grad_(False)
     for name, weight in model.named_parameters():
         if name.endswith("norm.weight"):
             weight.copy_(1 + 0.2 * torch.randn_like(weight))
@@ -51,7 +60,7 @@ def make_model(family: str | dict[str, Any], seed: int = 7) -> LiquidForCausalLM
 def _fit_gate(model: LiquidForCausalLM, gate: int, tokens: torch.Tensor) -> None:
     """Shifts and scales one gate's last vector, given the gates before it and the tokens that reach it."""
     place = model.config.gates[gate]
-    head = getattr(model.model.layers[place.layer], place.module).head
+    head = getattr(model.model.layers[place.layer], place.stem).head
     seen: list[torch.Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)))
     reached = ~model(tokens).trace.w[..., gate].flatten().isnan()

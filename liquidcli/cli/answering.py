@@ -67,7 +67,7 @@ def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversa
     from ..runtime.sampling import SamplingParams, parse_logit_bias
 
     policy = DepthPolicy.parse(words["depth"])
-    recommended = default_model.SAMPLING if ref is None else {}
+    recommended: dict[str, Any] = default_model.SAMPLING if ref is None else {}
     sampling = SamplingParams(**recommended, logit_bias=parse_logit_bias(words["logit_bias"] or []))
     settings = ReplySettings(
         sampling.updated(**{name: words[name] for name in _SAMPLING}),
@@ -128,7 +128,8 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
 @contextlib.contextmanager
 def _slow_progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar that appears only for what takes long enough to wonder about."""
-    started, bars = time.monotonic(), []
+    started = time.monotonic()
+    bars: list[Any] = []
     with contextlib.ExitStack() as stack:
 
         def update(done: int, total: int | None = None, now: str | None = None) -> None:

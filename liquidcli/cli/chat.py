@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from ..errors import UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
+
+if TYPE_CHECKING:
+    from ..ui.lineedit import Reader
 
 SingleTurn = Annotated[bool, o.option("-st", "--single-turn", help="End after one answer.")]
 
@@ -80,12 +84,13 @@ def talk(options: Mapping[str, Any], ref: str | None, *, first: str = "", single
         raise typer.Exit(repl.failure.exit_code)
 
 
-def _reader():
+def _reader() -> Reader:
     from ..hub.home import folder
     from ..ui import lineedit
     from ..ui.repl_commands import words
 
     if sys.stdin.isatty() and is_terminal(sys.stdout):
         return lineedit.TerminalReader(folder(".") / "history", words())
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     return lineedit.PipeReader()

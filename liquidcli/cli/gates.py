@@ -98,7 +98,8 @@ def _told(what: str, total: int | None, unit: str) -> Iterator[Callable[[int, in
     import sys
     import time
 
-    started, told = {}, [0.0]
+    started: dict[str, tuple[int, float]] = {}
+    told = [0.0]
 
     def line(done: int, total: int, what: str) -> None:
         stage, now = what.split(",")[0], time.monotonic()
@@ -139,7 +140,7 @@ def train(
     from ..gates.train import Options
     from ..gates.train import train as run
 
-    given = {
+    given: dict[str, Any] = {
         "data": tuple(data) if data else None, "valid": tuple(valid) if valid else None, "target": parse_share(target),
         "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,

@@ -142,7 +142,7 @@ def _token(event: Event) -> dict[str, Any]:
 
 
 def _result(conversation: Conversation) -> dict[str, Any]:
-    summary = conversation.last.summary
+    summary = conversation.last.ended()
     return {
         "text": conversation.last.text,
         "model": str(conversation.engine.info.path),
@@ -158,7 +158,7 @@ def _comment(conversation: Conversation, verbose: bool) -> None:
     """What is to be said about the answer, on stderr."""
     from ..ui.figures import answer_lines
 
-    summary, engine = conversation.last.summary, conversation.engine
+    summary, engine = conversation.last.ended(), conversation.engine
     if verbose:
         for line in answer_lines(summary, engine.policy):
             out.talk(line)

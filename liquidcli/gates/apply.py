@@ -6,6 +6,7 @@ gets. Knows nothing of training.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ DERIVED: dict[str, dict[str, str]] = {
 _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_down": "ffn_down"}
 # what a type becomes where a row does not divide into its blocks, as llama-quantize does; F16 where that fails too
 _FALLBACK = {T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0, T.IQ4_XS: T.IQ4_NL}
-_PLAIN = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
+_PLAIN: dict[T, np.dtype] = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
 _NOT_OF_A_MODEL = ("split.no", "split.count", "split.tensors.count")
 _SOFTMAX = 1  # llama.cpp's number for expert_gating_func
 
@@ -55,7 +56,7 @@ def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Pr
         "pack": str(pack),
         "output": str(out),
         "size_bytes": out.stat().st_size,
-        "gates": len(gates.depth.layers),
+        "gates": len(gates.depth.layout.gates()),
         "adapter_types": sorted(set(types.values())),
         "merged": sorted(gates.lora),
         "fallbacks": {name: kind for name, kind in types.items() if kind != _asked(tensors, name)},
@@ -124,7 +125,7 @@ def _depth_tensors(f: GGUFFile, gates: Pack) -> tuple[list[Tensor], dict[str, st
             continue
         block, block_bytes = GGML_QUANT_SIZES[kind]
         size = content.size // block * block_bytes
-        tensors.append(Tensor(name, content.shape[::-1], kind, size, lambda c=content, k=kind: encode(c, k)))
+        tensors.append(Tensor(name, content.shape[::-1], kind, size, functools.partial(encode, content, kind)))
     return tensors, types
 
 

@@ -88,7 +88,7 @@ def balance(gates: Gates, found: list[Price], *, trust: float = TRUST, most: flo
     middle = statistics.median(known)
     moves = [_move(one.price / middle, trust, most) for one in found]
     with torch.no_grad():
-        gates.bias += torch.tensor(moves)
+        gates.bias.add_(torch.tensor(moves))
     return moves
 
 

@@ -84,7 +84,7 @@ def write(
     done, total = 0, size_bytes(keys, tensors, alignment)
     file.write(head(keys, tensors, alignment))
     for tensor in tensors:
-        raw = memoryview(np.ascontiguousarray(tensor.data())).cast("B")
+        raw = np.ascontiguousarray(tensor.data()).data.cast("B")
         if raw.nbytes != tensor.size_bytes:
             raise ValueError(f"{tensor.name}: {raw.nbytes} bytes instead of {tensor.size_bytes}")
         for i in range(0, raw.nbytes, _STEP_BYTES):

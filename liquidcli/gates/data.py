@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,11 @@ class Row:
         return [0.0] * free + [1.0] * (len(self.tokens) - free)
 
 
+_READERS: dict[str, Callable[[str], object]] = {
+    "spaced": lambda _: True, "chat": lambda _: True, "lines": int, "share": float,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Source:
     """One `--data` argument, parsed."""
@@ -61,10 +66,9 @@ class Source:
         fields: dict = {}
         for option in options:
             name, _, value = option.partition("=")
-            readers = {"spaced": lambda v: True, "chat": lambda v: True, "lines": int, "share": float}
-            if name not in readers:
+            if name not in _READERS:
                 raise UsageError(f"--data {text}: {option!r} is none of spaced, chat, lines=N, share=X")
-            fields[name] = readers[name](value)
+            fields[name] = _READERS[name](value)
         return cls(Path(head), **fields)
 
 
@@ -78,8 +82,8 @@ def _record(record: dict) -> Row:
     return Row(record["tokens"], 0 if record.get("kind") == "article" else record.get("n_prompt", 0))
 
 
-def _json_documents(source: Source, vocab: Vocabulary) -> Iterator[Row]:
-    for line in source.path.read_text().splitlines()[: source.lines]:
+def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[Row]:
+    for line in path.read_text().splitlines()[: source.lines]:
         record = json.loads(line)
         if "tokens" in record:
             yield _record(record)
@@ -120,7 +124,7 @@ def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
     if source.path is None:
         return own_answers(own, vocab, held_out=False)
     if source.path.suffix == ".jsonl":
-        return list(_json_documents(source, vocab))
+        return list(_json_documents(source.path, source, vocab))
     text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
     text = re.sub(r"\s*\n\s*", " \n ", text) if source.spaced else text
     return [Row(vocab.tokenize(spaced(text) if source.spaced else text))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,10 @@ def _shape(f: GGUFFile) -> BaseShape:
         raise UsageError(
             f"{f.path} has the architecture {f.architecture!r}; gates can be trained on llama-shaped bases"
         )
-    get = lambda key, default=None: f.metadata.get(f"llama.{key}", default)  # noqa: E731
+
+    def get(key: str, default: Any = None) -> Any:
+        return f.metadata.get(f"llama.{key}", default)
+
     n_head, n_embd = get("attention.head_count"), get("embedding_length")
     unsupported = [
         key

@@ -19,6 +19,7 @@ from gguf import GGUFValueType as V
 
 from ..errors import IntegrityError
 from ..files import atomic_output
+from ..gate_layout import GateLayout, GatePlace
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .identity import Identity
@@ -26,11 +27,10 @@ from .identity import Identity
 BASE_PREFIX = "depth_gates.base."
 DEPTH = "depth."
 SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
-_GATE_TENSOR = re.compile(r"^depth_gate(_attn|_ffn)?(_enc|_norm|_dec)?$")
+_GATE_PARTS = ("", "_enc", "_norm", "_dec")  # after a gate's stem
 _NAME = re.compile(r"^blk\.(\d{1,4})\.([a-z_]+)\.(weight|bias)$")
 _LORA = re.compile(r"^(.+\.weight)\.(lora_a|lora_b)$")
 _CHOICES = {"gate_kind": ("linear", "bottleneck"), "kv_policy": ("project", "drop")}
-_SCOPES = ("layer", "attn", "ffn", "attn+ffn")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Depth:
     always_run_tokens: int = 0
     calibration_threshold: tuple[float, ...] = ()
     calibration_executed_fraction: tuple[float, ...] = ()
+
+    @property
+    def layout(self) -> GateLayout:
+        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -143,19 +147,22 @@ def _base_number(f: GGUFFile, name: str) -> int:
 
 
 def _read_identity(f: GGUFFile) -> Identity:
-    text = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
+    text: dict[str, Any] = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
     for name, content in text.items():
         if not isinstance(content, str):
             _fail(f.path, f"{BASE_PREFIX}{name} is {content!r}, so the base it belongs to is not known")
     if text["architecture"] != f.architecture:
         _fail(f.path, f"it says {f.architecture!r} and is for a base of {text['architecture']!r}")
     numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
-    return Identity(**text, **{name: _base_number(f, name) for name in numbers})
+    return Identity(**text, **dict[str, Any]((name, _base_number(f, name)) for name in numbers))
 
 
 def read_depth(f: GGUFFile, n_layer: int) -> Depth:
     """The depth keys of a pack or of a liquid model, checked."""
-    get = lambda name, default=None: f.metadata.get(f"liquid.depth.{name}", default)  # noqa: E731
+
+    def get(name: str, default: Any = None) -> Any:
+        return f.metadata.get(f"liquid.depth.{name}", default)
+
     if get("version") != 1:
         _fail(f.path, f"liquid.depth.version is {get('version')!r}, this version reads 1")
     fields: dict[str, Any] = {
@@ -196,17 +203,10 @@ def _check_depth(depth: Depth, n_layer: int, path: Path | None) -> None:
     for name, allowed in _CHOICES.items():
         if getattr(depth, name) not in allowed:
             _fail(path, f"liquid.depth.{name} is {getattr(depth, name)!r}, not one of {', '.join(allowed)}")
-    free_from = 0
-    for i, span in enumerate(depth.gate_span):
-        if not isinstance(span, int) or isinstance(span, bool) or span < 0 or i + span > n_layer:
-            _fail(path, f"the gate at layer {i} spans {span!r} of {n_layer} layers")
-        if span and i < free_from:
-            _fail(path, f"the gate at layer {i} lies inside the span of the one before it")
-        free_from = max(free_from, i + span)
+    if fault := depth.layout.fault():
+        _fail(path, fault)
     if not depth.layers:
         _fail(path, "it has no gate at all")
-    if any(scope not in (*_SCOPES, "") for scope in depth.gate_scope or ()):
-        _fail(path, f"liquid.depth.gate_scope holds other words than {', '.join(_SCOPES)}")
     if not isinstance(depth.threshold, float) or not 0 <= depth.threshold <= 1:
         _fail(path, f"liquid.depth.threshold is {depth.threshold!r}, a number from 0 to 1 was expected")
     _check_calibration(depth, path)
@@ -227,45 +227,42 @@ def check_pack(pack: Pack, path: Path | None = None) -> None:
     if len(pack.depth.gate_span) != n_layer:
         _fail(path, f"gate_span has {len(pack.depth.gate_span)} entries for {n_layer} layers")
     _check_depth(pack.depth, n_layer, path)
+    gates = pack.depth.layout.gates()
+    parts = _GATE_PARTS if pack.depth.gate_kind == "bottleneck" else _GATE_PARTS[:1]
+    known = {(gate.layer, name) for gate in gates for name in _names(gate, parts)}
     for name, content in pack.tensors.items():
         match = _NAME.match(name)
         if not match and not _LORA.match(name):
             _fail(path, f"tensor {name!r} is none that a gate pack holds")
-        if match and (int(match[1]) not in pack.depth.layers or not _belongs(match[2])):
+        if match and (int(match[1]), match[2]) not in known:
             _fail(path, f"tensor {name!r} belongs to no gate of this pack")
         if not np.isfinite(content).all():
             _fail(path, f"tensor {name!r} holds numbers that are not finite")
-    for layer in pack.depth.layers:
-        _check_gate(pack, layer, n_embd, path)
-        _check_adapter(pack, layer, n_embd, path)
+    for gate in gates:
+        _check_gate(pack, gate, n_embd, path)
+        if gate.may_adapt:
+            _check_adapter(pack, gate.layer, n_embd, path)
     _check_lora(pack, path)
 
 
-def _belongs(name: str) -> bool:
-    return name in SKIP_TENSORS or bool(_GATE_TENSOR.match(name))
+def _names(gate: GatePlace, parts: tuple[str, ...]) -> list[str]:
+    return [gate.stem + part for part in parts] + [name for name in SKIP_TENSORS if gate.may_adapt]
 
 
-def _scopes(depth: Depth, layer: int) -> list[str]:
-    scope = (depth.gate_scope or {})[layer] if depth.gate_scope else "layer"
-    return ["" if part in ("layer", "") else f"_{part}" for part in scope.split("+")]
-
-
-def _check_gate(pack: Pack, layer: int, n_embd: int, path: Path | None) -> None:
-    for scope in _scopes(pack.depth, layer):
-        prefix = f"blk.{layer}.depth_gate{scope}"
-        if f"{prefix}.bias" in pack.tensors:
-            _shaped(pack, f"{prefix}.bias", (1,), path)
-        if pack.depth.gate_kind == "linear":
-            _shaped(pack, f"{prefix}.weight", (n_embd,), path)
-            continue
-        norm = pack.tensors.get(f"{prefix}_norm.weight")
-        rank = len(norm) if norm is not None and norm.ndim else 0
-        _shaped(pack, f"{prefix}_enc.weight", (rank, n_embd), path)
-        _shaped(pack, f"{prefix}_norm.weight", (rank,), path)
-        unfolded = f"{prefix}_dec.weight" in pack.tensors
-        if unfolded:
-            _shaped(pack, f"{prefix}_dec.weight", (n_embd, rank), path)
-        _shaped(pack, f"{prefix}.weight", (n_embd if unfolded else rank,), path)
+def _check_gate(pack: Pack, gate: GatePlace, n_embd: int, path: Path | None) -> None:
+    prefix = f"blk.{gate.layer}.{gate.stem}"
+    if f"{prefix}.bias" in pack.tensors:
+        _shaped(pack, f"{prefix}.bias", (1,), path)
+    if pack.depth.gate_kind == "linear":
+        return _shaped(pack, f"{prefix}.weight", (n_embd,), path)
+    norm = pack.tensors.get(f"{prefix}_norm.weight")
+    rank = len(norm) if norm is not None and norm.ndim else 0
+    _shaped(pack, f"{prefix}_enc.weight", (rank, n_embd), path)
+    _shaped(pack, f"{prefix}_norm.weight", (rank,), path)
+    unfolded = f"{prefix}_dec.weight" in pack.tensors
+    if unfolded:
+        _shaped(pack, f"{prefix}_dec.weight", (n_embd, rank), path)
+    return _shaped(pack, f"{prefix}.weight", (n_embd if unfolded else rank,), path)
 
 
 def _check_adapter(pack: Pack, layer: int, n_embd: int, path: Path | None) -> None:

@@ -105,5 +105,5 @@ def _one(kind: str, rng: random.Random) -> Prompt:
 def prompts(seed: int, n: int) -> list[Prompt]:
     """`n` prompts in an order fixed by `seed`, kinds in the proportions of WEIGHTS."""
     rng = random.Random(seed)
-    kinds, weights = zip(*WEIGHTS, strict=True)
+    kinds, weights = [kind for kind, _ in WEIGHTS], [weight for _, weight in WEIGHTS]
     return [_one(rng.choices(kinds, weights)[0], rng) for _ in range(n)]

@@ -54,7 +54,8 @@ def read_gates(path: Path, network: Network) -> Gates:
         raise UsageError(f"{path}: only linear gates with adapters can be trained on")
     if pack.base.embedding_length != network.shape.n_embd or pack.base.block_count != network.shape.n_layer:
         raise UsageError(f"{path} was made for another base")
-    gates = Gates(layers, network.shape.n_embd, len(adapters[0]))
+    adapter_size = len(pack.tensors[f"blk.{layers[0]}.depth_skip_gate.weight"])
+    gates = Gates(layers, network.shape.n_embd, adapter_size)
     shift = torch.logit(torch.tensor(pack.depth.threshold))
     with torch.no_grad():
         for i, layer in enumerate(layers):
@@ -94,10 +95,10 @@ def finish(
     mixture = Judge.joined(kinds.values())
     told = lambda done, total: tell(done, total, "opening one gate at a time")  # noqa: E731
     with torch.no_grad():
-        gates.bias -= threshold_for(mixture, gates, target)
+        gates.bias.sub_(threshold_for(mixture, gates, target))
         found = prices(mixture, gates, tell=told)
         moves = balance(gates, found)
-        gates.bias -= threshold_for(mixture, gates, target)
+        gates.bias.sub_(threshold_for(mixture, gates, target))
     pairs = calibrate(mixture, gates)
     return {
         "balance": [

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotFoundError
+from ..gate_layout import GatePlace
 from ..gguf_file import GGUFFile, open_gguf
 from .pack import Depth, read_depth, read_pack
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """One gate. `adapter_size` 0: a skipped span leaves the state as it is."""
+    """One gate; a layer whose halves have their own has two. `adapter_size` 0: a skip leaves the state as it is."""
 
     layer: int
     span: int
@@ -76,20 +77,20 @@ def describe_gates(path: Path | str) -> GatesInfo:
         else:
             n_layer = f.block_count
             depth = read_depth(f, n_layer)
-        rows = tuple(_row(f, depth, layer) for layer in depth.layers)
+        rows = tuple(_row(f, depth, gate) for gate in depth.layout.gates())
         return GatesInfo(
             path, is_pack, str(f.metadata.get("general.name", "")), n_layer, depth, rows, base, f.size_bytes
         )
 
 
-def _row(f: GGUFFile, depth: Depth, layer: int) -> GateRow:
-    adapter = f.tensors.get(f"blk.{layer}.depth_skip_gate.weight")
-    bias = f"blk.{layer}.depth_gate.bias"
+def _row(f: GGUFFile, depth: Depth, gate: GatePlace) -> GateRow:
+    adapter = f.tensors.get(f"blk.{gate.layer}.depth_skip_gate.weight") if gate.may_adapt else None
+    bias = f"blk.{gate.layer}.{gate.stem}.bias"
     return GateRow(
-        layer,
-        depth.gate_span[layer],
-        (depth.gate_scope[layer] if depth.gate_scope else "") or "layer",
-        bool(depth.gate_exit and depth.gate_exit[layer]),
+        gate.layer,
+        gate.span,
+        gate.scope,
+        gate.is_exit,
         depth.gate_kind,
         adapter.shape[1] if adapter else 0,
         adapter.type.name if adapter else None,

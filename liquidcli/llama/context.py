@@ -76,7 +76,7 @@ class Context:
     def close(self) -> None:
         if self.pointer:
             self._lib.llama_free(self.pointer)
-            self.pointer = None
+            self.pointer = 0
 
     # computing
 
@@ -166,7 +166,8 @@ class Context:
 
     def trace(self) -> depth.Trace | None:
         """Of the last decode; None where nothing is traced."""
-        return depth.trace(self.pointer, self.model.depth) if self._tracing else None
+        info = self.model.depth
+        return depth.trace(self.pointer, info) if self._tracing and info else None
 
     def stats(self) -> depth.Stats:
         return depth.stats(self.pointer)
@@ -187,7 +188,7 @@ class _Batch:
         self._seq_at = self._seq.ctypes.data + 4 * np.arange(room, dtype=np.uint64)  # address of each token's sequence
         self._room = room
         types = dict(lib.llama_batch._fields_)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "token": self._token, "pos": self._pos, "n_seq_id": self._n_seq, "seq_id": self._seq_at,
             "logits": self._wanted,
         }  # fmt: skip

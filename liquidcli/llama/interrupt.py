@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class CtrlC:
@@ -19,7 +20,7 @@ class CtrlC:
         self.pressed = False
         self.in_library = False  # a Python exception cannot cross C
         self._depth = 0
-        self._before: object = None
+        self._before: Any = None
 
     @property
     def watching(self) -> bool:

@@ -74,7 +74,7 @@ class Model:
     def close(self) -> None:
         if self.pointer:
             self._lib.llama_model_free(self.pointer)
-            self.pointer = None
+            self.pointer = 0
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")

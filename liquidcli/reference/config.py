@@ -31,8 +31,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from liquidcli.errors import IntegrityError
+from liquidcli.gate_layout import GatePlace
 
-from .depth_config import DepthConfig, GatePlace, require
+from .depth_config import DepthConfig, require
 
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 CHOICES = {

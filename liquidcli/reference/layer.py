@@ -21,7 +21,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         for gate in config.depth.gates_at(layer) if config.depth else ():
-            self.add_module(gate.module, DepthGate(config))
+            self.add_module(gate.stem, DepthGate(config))
         if config.depth and config.depth.has_adapter(layer):
             self.depth_adapter = MLP(config.hidden_size, config.depth.adapter_size)
 
@@ -49,7 +49,7 @@ class DecoderLayer(nn.Module):
     def attention_share(self) -> float:
         """The attention half's part of the parameters one token uses; the rest is the feed-forward half's."""
         attention = _count(self.self_attn) + _count(self.input_layernorm)
-        feed_forward = _count(self.feed_forward) + _count(self.post_attention_layernorm)
+        feed_forward: float = _count(self.feed_forward) + _count(self.post_attention_layernorm)
         if isinstance(self.feed_forward, MoE):
             config, experts = self.feed_forward.config, _count(self.feed_forward.experts)
             feed_forward += experts * config.num_experts_per_tok / config.num_local_experts - experts

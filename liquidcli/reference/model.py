@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from liquidcli.gate_layout import GatePlace
+
 from .attention import Context, RMSNorm
 from .config import LiquidConfig
-from .depth_config import GatePlace
 from .gates import Decision, Mix, Policy
 from .layer import DecoderLayer
 from .progress import Progress, Trace

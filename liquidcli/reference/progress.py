@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from liquidcli.gate_layout import GatePlace
+
 from .attention import Context
 from .config import LiquidConfig
-from .depth_config import GatePlace
 from .gates import Decision, Mix, Policy, decide
 
 

@@ -37,6 +37,12 @@ class Reply:
     layers: list[np.ndarray] = field(default_factory=list)  # per token [n_layer] bool
     summary: Summary | None = None
 
+    def ended(self) -> Summary:
+        """The summary of a reply whose events were all taken."""
+        if self.summary is None:
+            raise RuntimeError("the reply has not ended yet")
+        return self.summary
+
 
 class Conversation:
     """Turns of one chat. `ask` adds one; `regenerate`, `undo` and `clear` take back."""
@@ -138,7 +144,7 @@ class Conversation:
 
 def _note(reply: Reply, event: Event) -> None:
     reply.text += event.text
-    if event.token is not None:
+    if event.token is not None and event.layers is not None:
         reply.tokens.append(event.token)
         reply.pieces.append(event.text)
         reply.layers.append(event.layers)

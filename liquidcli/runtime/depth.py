@@ -33,7 +33,7 @@ class Calibration:
         keys = [f"liquid.depth.calibration.{name}" for name in ("threshold", "executed_fraction")]
         if not any(key in metadata for key in keys):
             return None
-        columns = [metadata.get(key) for key in keys]
+        columns: list[Any] = [metadata.get(key) for key in keys]
         if not all(_shares(column) for column in columns) or len(columns[0]) != len(columns[1]):
             raise IntegrityError("the depth calibration of this model is not two equally long lists of shares")
         return cls(tuple(columns[0]), tuple(columns[1]))

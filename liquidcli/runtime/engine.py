@@ -139,8 +139,8 @@ class Engine:
         if not parts:
             return None
         experts = np.concatenate([part.experts for part in parts]) if parts[0].experts is not None else None
-        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("pos", "seq", "w", "run")]
-        return native.Trace(*columns, experts=experts)
+        pos, seq, w, run = (np.concatenate([getattr(p, name) for p in parts]) for name in ("pos", "seq", "w", "run"))
+        return native.Trace(pos, seq, w, run, experts)
 
     # memory
 
@@ -272,8 +272,11 @@ class Engine:
     def reuse(self, tokens: list[int]) -> int:
         """Cut the memory back to the longest common beginning, at least one token short; its length."""
         held = self._held
-        n = _common(held, tokens[:-1]) if held is not None else 0
-        if held is not None and n == len(held):
+        if held is None:
+            self.clear()
+            return 0
+        n = _common(held, tokens[:-1])
+        if n == len(held):
             return n
         low = self.context.seq_range(0)[0]
         if n == 0 or low > 0 or not self.context.seq_rm(0, n, -1):
@@ -284,10 +287,10 @@ class Engine:
 
     def extend(self, tokens: Sequence[int]) -> bool:
         """Compute more of sequence 0, keeping the last logits in the context; False: Ctrl-C, and nothing was added."""
-        start = len(self._held)
+        held, self._held = self._held or [], None
+        start = len(held)
         pos = np.arange(start, start + len(tokens), dtype=np.int32)
         seq = np.zeros(len(tokens), np.int32)
-        held, self._held = self._held, None
         if self._compute(np.asarray(tokens, np.int32), pos, seq, _wanted("last", len(tokens))) is None:
             if not self.context.seq_rm(0, start, -1):
                 self.context.clear()

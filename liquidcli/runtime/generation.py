@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ class Generation:
         self._prompt_ms = _ms_since(started)
         return understood
 
-    def _tokens(self) -> Iterator[Event]:
+    def _tokens(self) -> Generator[Event, None, str]:
         """Yields one event per token; its value is why it ended."""
         engine = self._engine
         chain = self._chain()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from ..errors import LiquidError, UsageError
 
@@ -151,18 +151,19 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             encoding="utf-8", env=environment, start_new_session=True,
         )  # fmt: skip
+        self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         with contextlib.suppress(ValueError, OSError):
-            for line in self._process.stdout:
+            for line in self._stdout:
                 self._replies.put(line)
         self._replies.put("")
 
     def ask(self, request: dict) -> dict[str, str]:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(request) + "\n")
+            self._stdin.flush()
             line = self._replies.get(timeout=RENDER_SECONDS)
         except queue.Empty:
             self.close()
@@ -177,7 +178,7 @@ class Worker:
     def close(self) -> None:
         self._process.kill()
         with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.close()
+            self._stdin.close()
         self._process.wait()
 
 

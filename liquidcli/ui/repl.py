@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ..errors import Interrupted, LiquidError
 from ..runtime.chat import Conversation
+from ..runtime.engine import Engine
 from ..runtime.events import Event
 from . import repl_commands
 from .console import out
@@ -25,8 +26,9 @@ class Repl:
     """One chat at a terminal or through a pipe."""
 
     def __init__(self, conversation: Conversation, reader: Reader, *, verbose: bool = False) -> None:
-        self.conversation, self.reader, self.verbose = conversation, reader, verbose
-        self.engine = conversation.engine
+        self.conversation: Conversation = conversation
+        self.engine: Engine = conversation.engine
+        self.reader, self.verbose = reader, verbose
         self.wordwrap = reader.interactive
         self.done = False
         self.n_answers = 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -112,7 +111,7 @@ def _apply(repl: Repl, name: str, value: float | int | str) -> None:
             raise UsageError("threads are at least 1 and at most 512")
         repl.engine.context.set_threads(int(value), int(value))
     else:
-        settings.sampling = replace(settings.sampling, **{name: value})
+        settings.sampling = settings.sampling.updated(**{name: value})
 
 
 def show(repl: Repl, rest: str) -> None:

@@ -81,12 +81,9 @@ ggml_tensor * liquid_gather(ggml_context * ctx, ggml_tensor * table, int dim, gg
 }
 
 int64_t liquid_pad_rows(int32_t * ids, int64_t n, int64_t n_max) {
-    const int64_t padded = (n + 3)/4*4;
-    if (n == 0 || padded > n_max) {
+    if (n % 4 != 3 || n == n_max) {
         return n;
     }
-    for (int64_t i = n; i < padded; ++i) {
-        ids[i] = ids[n - 1];
-    }
-    return padded;
+    ids[n] = ids[n - 1];
+    return n + 1;
 }

@@ -25,6 +25,6 @@ void liquid_set_rows(const liquid_row_nodes & nodes, int64_t n_rows);
 // rows of `table` (dimension `dim`, which is its outermost) in the order of ids, bytes copied: a custom op on all threads
 ggml_tensor * liquid_gather(ggml_context * ctx, ggml_tensor * table, int dim, ggml_tensor * ids, ggml_type type);
 
-// Kernels for repacked weights work on four rows at a time, three rows cost more than four: the last row is repeated.
-// ids has room for n_max; returns the padded count.
+// Kernels for repacked weights work on four rows at a time and on the rest one by one. Three such rows cost more than
+// four, so the last row is repeated then; one or two cost less. ids has room for n_max; returns the padded count.
 int64_t liquid_pad_rows(int32_t * ids, int64_t n, int64_t n_max);

@@ -48,6 +48,22 @@ def test_gates_by_layer(liquid: Liquid) -> None:
     assert "2 (bottleneck), at layers 1 2-3" in shown and "75%@0.50" in shown
 
 
+def test_gates_over_halves_and_exits(liquid: Liquid) -> None:
+    model = gguf_bytes.liquid(spans=(0, 1, 2, 1))
+    model.keys["liquid.depth.gate_scope"] = gguf_bytes.strings("", "attn+ffn", "", "attn")
+    model.keys["liquid.depth.gate_exit"] = (ARRAY, (BOOL, [False, False, True, False]))
+    for name, seed in (("1.depth_gate_attn", 1), ("1.depth_gate_ffn", 2), ("3.depth_gate_attn", 3)):
+        model.tensors[f"blk.{name}.weight"] = gguf_bytes.f32(32, seed=seed)
+    for layer in (1, 3):
+        del model.tensors[f"blk.{layer}.depth_gate.weight"]
+    path = model.write(liquid.home / "gated.gguf")
+    gates = json.loads(liquid("show", path, "--json").stdout)["depth"]["gates"]
+    assert [(g["layer"], g["scope"], g["exit"], g["size_bytes"]) for g in gates] == [
+        (1, "attn", False, 128), (1, "ffn", False, 128), (2, "layer", True, 128), (3, "attn", False, 128)
+    ]  # fmt: skip
+    assert "4 (linear), at layers 1:attn 1:ffn 2-3! 3:attn" in liquid("show", path).stdout
+
+
 def test_tensors_and_single_keys(liquid: Liquid) -> None:
     model = gguf_bytes.liquid()
     model.keys["liquid.role.tensors"] = gguf_bytes.strings("blk.1.depth_gate.weight", "no.such.tensor")

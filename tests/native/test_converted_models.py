@@ -19,6 +19,7 @@ SETTING = Setting("mixed")
 
 
 FAMILIES = ["bottleneck", "span3-scaled", "flexidepth", "moe-sigmoid-shared", "llama4", "qk-full-norm"]
+FAMILIES += ["every-scope", "exit-around-scaled", "moe-attn-ffn-shared"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -113,6 +113,8 @@ FAMILIES = [
     "qk-l2",
     "rope-yarn-odd",
     "moe",
+    "every-scope",
+    "exit-halves",
 ]
 WINDOWED = ["sliding", "chunked", "llama4"]
 SETTINGS = [(family, {}) for family in [*FAMILIES, *WINDOWED]]

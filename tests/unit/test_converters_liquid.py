@@ -11,10 +11,11 @@ import torch
 
 from liquidcli import converters
 from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.gguf_checks import check_loadable
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.reference import DepthConfig, LiquidConfig, LiquidForCausalLM
 from tests.tiny import make_config, save_checkpoint
-from tests.tiny_families import FAMILIES
+from tests.tiny_families import ALL
 from tests.tiny_gguf import write_gguf
 
 # written always by the converter, by the direct writer only where they differ from zero
@@ -42,7 +43,7 @@ def compared(f: GGUFFile) -> dict:
     return {**DEFAULTS, **{key: value for key, value in f.metadata.items() if not key.startswith(OTHER)}}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_family_arrives_whole(family: str, tmp_path: Path) -> None:
     model = random_model(family)
     with converted(model, tmp_path / "m", fold_gates=False) as ours, open_gguf(
@@ -65,18 +66,29 @@ def test_gate_span_is_unsigned(tmp_path: Path) -> None:
         assert [kind.name for kind in f.metadata_types["liquid.depth.gate_span"]] == ["ARRAY", "UINT32"]
 
 
-@pytest.mark.parametrize("family", ["bottleneck", "span3-scaled", "flexidepth"])
+@pytest.mark.parametrize("family", ["bottleneck", "span3-scaled", "flexidepth", "attn-ffn-bottleneck"])
 def test_folding_leaves_the_gate_as_it_is(family: str, tmp_path: Path) -> None:
     model = random_model(family)
     with converted(model, tmp_path / "m") as f:
         assert not [name for name in f.tensors if "depth_gate_dec" in name]
-        for layer in model.config.gate_layers:
-            gate = model.model.layers[layer].depth_gate
-            n = torch.randn(64, model.config.hidden_size, generator=torch.Generator().manual_seed(layer))
+        for place in model.config.gates:
+            gate, name = getattr(model.model.layers[place.layer], place.stem), f"blk.{place.layer}.{place.stem}"
+            n = torch.randn(64, model.config.hidden_size, generator=torch.Generator().manual_seed(place.layer))
             inner = gate.norm(gate.enc(n)).tanh().numpy()
-            z = inner @ f.array(f"blk.{layer}.depth_gate.weight")
-            bias = f.array(f"blk.{layer}.depth_gate.bias")[0] if gate.head.bias is not None else 0.0
+            z = inner @ f.array(f"{name}.weight")
+            bias = f.array(f"{name}.bias")[0] if gate.head.bias is not None else 0.0
             np.testing.assert_allclose(z + bias, gate(n).numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["attn-ffn-bottleneck", "exits-bottleneck", "every-scope"])
+def test_gates_of_halves_and_exits_stay_f32_and_pass_the_checks(family: str, tmp_path: Path) -> None:
+    model = random_model(family)
+    for fold in (True, False):
+        with converted(model, tmp_path / str(fold), "q8_0", fold_gates=fold) as f:
+            check_loadable(f)
+            gates = [info.type.name for name, info in f.tensors.items() if ".depth_gate" in name]
+            assert set(gates) == {"F32"}
+            assert len(gates) == len(model.config.gates) * (3 + (not fold) + model.config.depth.gate_bias)
 
 
 def test_gates_stay_f32_and_adapters_follow(tmp_path: Path) -> None:
@@ -121,7 +133,7 @@ def change(folder: Path, **changes) -> Path:
     return folder
 
 
-def test_the_next_versions_keys_are_written_too(tmp_path: Path) -> None:
+def test_optional_depth_keys_are_written_too(tmp_path: Path) -> None:
     folder = change(
         save_checkpoint(random_model("linear-adapter"), tmp_path / "m"), depth__kv_policy="drop",
         depth__calibration={"threshold": [0, 0.5, 1.0], "executed_fraction": [1.0, 0.8, 0.1]},
@@ -139,17 +151,20 @@ def test_the_next_versions_keys_are_written_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"depth__gate_span": [2, 1, 1, 1, 1, 1]}, "overlaps"),
-        ({"depth__gate_span": [0, 0, 0, 0, 0, 2]}, "ends after the last layer"),
+        ({"depth__gate_span": [2, 1, 1, 1, 1, 1]}, "inside the span of the one before"),
+        ({"depth__gate_span": [0, 0, 0, 0, 0, 2]}, "spans 2 of 6 layers"),
         ({"depth__gate_span": [1] * 5}, "a list of 6 int"),
         ({"depth__gate_span": [-1] * 6}, "a list of 6 int"),
         ({"depth__gate_kind": "cubic"}, "linear, bottleneck"),
         ({"depth__gate_kind": "bottleneck"}, "gate_rank is missing"),
         ({"depth__adapter_size": 40}, "multiple of 32"),
         ({"depth__threshold": 1.5}, "threshold"),
-        ({"depth__gate_scope": ["half"] * 6}, "gate_scope"),
+        ({"depth__gate_scope": ["half"] * 6}, "the scope 'half'"),
         ({"depth__gate_scope": ["attn"] * 6, "depth__gate_exit": [True] * 6}, "must have span 1 and be no exit"),
-        ({"depth__gate_exit": [True] * 6}, "must span all layers that remain"),
+        ({"depth__gate_exit": [True] * 6}, "all that remain were expected"),
+        ({"depth__gate_span": [0, 2, 4, 0, 0, 0], "depth__gate_exit": [i == 2 for i in range(6)]}, "inside the span"),
+        ({"depth__gate_span": [1, 1, 1, 1, 1, 0], "depth__gate_exit": [False] * 5 + [True]}, "an exit but no gate"),
+        ({"depth__gate_span": [1] * 5 + [0], "depth__gate_scope": ["ffn"] * 6}, "has a scope or an exit but no gate"),
         ({"depth__calibration": {"threshold": [0.5, 0.1], "executed_fraction": [1, 1]}}, "not sorted"),
         ({"depth__calibration": {"threshold": [0.5], "executed_fraction": []}}, "executed_fraction"),
         ({"rope_layout": "gptj"}, "norm, neox, none"),

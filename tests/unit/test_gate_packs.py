@@ -9,9 +9,11 @@ import pytest
 from gguf import GGMLQuantizationType as T
 
 from liquidcli.errors import IntegrityError
+from liquidcli.gates.apply import apply_pack
 from liquidcli.gates.identity import base_identity, bf16_bytes
 from liquidcli.gates.pack import check_pack, read_pack, write_pack
 from liquidcli.gates.show import describe_gates
+from liquidcli.gguf_checks import check_loadable
 from liquidcli.gguf_file import open_gguf
 from tests.gate_packs import tiny_pack, write_base, write_tiny_pack
 from tests.gguf_bytes import STRING, UINT32, f32, llama
@@ -79,7 +81,9 @@ BROKEN = {
     "a gate at a layer without": lambda t: t.update({"blk.0.depth_gate.weight": np.zeros(32, np.float32)}),
     "a stranger": lambda t: t.update({"blk.1.attn_q.weight": np.zeros((32, 32), np.float32)}),
     "not a number": lambda t: t["blk.1.depth_gate.weight"].__setitem__(0, np.nan),
-    "a bottleneck part in a linear gate": lambda t: t.update({"blk.1.depth_gate.bias": np.zeros(2, np.float32)}),
+    "a bias for two": lambda t: t.update({"blk.1.depth_gate.bias": np.zeros(2, np.float32)}),
+    "a bottleneck part in a linear gate": lambda t: t.update({"blk.1.depth_gate_norm.weight": np.zeros(8, np.float32)}),
+    "the gate of a half at a whole layer": lambda t: t.update({"blk.1.depth_gate_ffn.weight": np.zeros(32, "f4")}),
     "half a low-rank update": lambda t: t.update({"blk.1.ffn_up.weight.lora_a": np.zeros((2, 32), np.float32)}),
 }
 
@@ -100,6 +104,9 @@ def test_adapter_sizes_are_multiples_of_32(base):
 @pytest.mark.parametrize("depth", [
     {"spans": (0, 0, 0, 2)}, {"spans": (2, 1, 0, 0)}, {"spans": (0, 0, 0, 0)}, {"spans": (0, 1, 0)},
     {"threshold": 1.5}, {"kv_policy": "keep"}, {"gate_kind": "cubic"}, {"gate_scope": ("layer", "head", "", "")},
+    {"gate_scope": ("", "ffn", "ffn", "ffn")}, {"spans": (0, 2, 0, 0), "gate_scope": ("", "attn", "", "")},
+    {"gate_exit": (False, True, False, False)}, {"gate_exit": (True, False, False, False)},
+    {"spans": (0, 2, 2, 0), "gate_exit": (False, False, True, False)},
     {"calibration_threshold": (0.5, 0.5, 0.7)}, {"calibration_executed_fraction": (1.0, 0.9)},
     {"calibration_executed_fraction": (1.0, 0.9, float("nan"))},
 ], ids=str)  # fmt: skip
@@ -118,6 +125,35 @@ def test_a_bottleneck_pack_is_checked_by_its_own_shapes(base):
         check_pack(pack)
     pack.tensors["blk.1.depth_gate_dec.weight"] = np.zeros((32, 8), np.float32)
     check_pack(pack)
+
+
+HALVES = {"spans": (1, 1, 1, 1), "gate_scope": ("attn", "ffn", "attn+ffn", "")}
+LEAVING = {"spans": (1, 3, 1, 0), "gate_exit": (False, True, False, False), "kv_policy": "drop"}
+
+
+@pytest.mark.parametrize("depth", [HALVES, LEAVING], ids=["halves", "exit"])
+def test_packs_of_halves_and_exits_come_back_and_are_applied(tmp_path, base, depth):
+    pack = tiny_pack(base, **depth)
+    write_pack(tmp_path / "p.gguf", pack)
+    found = read_pack(tmp_path / "p.gguf")
+    assert found.depth == pack.depth and list(found.tensors) == list(pack.tensors)
+    said = apply_pack(base, tmp_path / "p.gguf", tmp_path / "m.gguf")
+    assert said["gates"] == len(pack.depth.layout.gates())
+    with open_gguf(tmp_path / "m.gguf") as f:
+        check_loadable(f, need_tokenizer=False)
+        assert {name for name in f.tensors if ".depth_" in name} == set(pack.tensors)
+        gates = [info.type for name, info in f.tensors.items() if ".depth_gate" in name]
+        assert set(gates) == {T.F32}
+        assert f.metadata["liquid.depth.kv_policy"] == pack.depth.kv_policy
+
+
+def test_an_adapter_where_nothing_is_adapted_is_refused(base):
+    for depth in (HALVES, LEAVING):
+        layer = 0 if depth is HALVES else 1
+        pack = tiny_pack(base, **depth)
+        pack.tensors[f"blk.{layer}.depth_skip_gate.weight"] = np.zeros((32, 32), np.float32)
+        with pytest.raises(IntegrityError, match="belongs to no gate"):
+            check_pack(pack)
 
 
 def test_a_model_is_no_pack(tmp_path, base):
@@ -142,3 +178,12 @@ def test_show_tells_every_gate_of_a_pack(tmp_path, base):
     assert told == [(1, 2, "layer", 32, "F16"), (3, 1, "layer", 32, "F16")]
     assert info.as_json()["base"]["norms_sha256"] == identity(base).norms_sha256
     assert dataclasses.asdict(info.depth)["calibration_threshold"] == (0.25, 0.5, 0.75)
+
+
+def test_show_tells_both_gates_of_a_layer_and_exits(tmp_path, base):
+    info = describe_gates(write_tiny_pack(tmp_path / "h.gguf", base, **HALVES))
+    told = [(gate.layer, gate.scope, gate.adapter_size) for gate in info.gates]
+    assert told == [(0, "attn", 0), (1, "ffn", 32), (2, "attn", 0), (2, "ffn", 32), (3, "layer", 32)]
+    assert all(gate.bias is not None for gate in info.gates)
+    info = describe_gates(write_tiny_pack(tmp_path / "e.gguf", base, **LEAVING))
+    assert [(g.layer, g.span, g.is_exit, g.adapter_size) for g in info.gates][1] == (1, 3, True, 0)

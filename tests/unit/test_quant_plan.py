@@ -45,11 +45,12 @@ def test_more_bits_over_32_layers():
 
 
 def gated(tmp_path, shape: Shape, skip_width: int):
-    """A `liquid` model with a bottleneck gate and an adapter at every layer but the first."""
+    """A `liquid` model with a bottleneck gate of each kind and an adapter at every layer but the first."""
     g = make(shape, "liquid", seed=None)
     d = shape.n_embd
+    gate = {"": (8,), "_enc": (d, 8), "_dec": (8, d), "_norm": (8,)}
     dims = {
-        "depth_gate": (8,), "depth_gate_enc": (d, 8), "depth_gate_dec": (8, d), "depth_gate_norm": (8,),
+        **{f"depth_gate{half}{part}": shape for half in ("", "_attn", "_ffn") for part, shape in gate.items()},
         "depth_skip_gate": (d, skip_width), "depth_skip_up": (d, skip_width), "depth_skip_down": (skip_width, d),
     }  # fmt: skip
     for i in range(1, shape.n_layer):
@@ -66,7 +67,7 @@ def types(plan) -> dict[str, str]:
 def test_gates_are_never_quantized(tmp_path, kind, options):
     plan = quant.plan(gated(tmp_path, Shape(), 32), kind, **options)
     gates = [t for t in plan.tensors if ".depth_gate" in t.name]
-    assert len(gates) == 4 * 7 and all(t.type is t.source_type for t in gates)
+    assert len(gates) == 3 * 4 * 7 and all(t.type is t.source_type for t in gates)
 
 
 def test_adapters_follow_the_feed_forward_of_their_layer(tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from liquidcli.errors import IntegrityError, NotFoundError
 from liquidcli.reference import DepthConfig, from_pretrained, save_pretrained
 from tests.tiny import make_model, make_tokenizer, random_tokens, save_checkpoint
-from tests.tiny_families import ATTENTION, BASE, FAMILIES, GATES, N_LAYER, NO_GATES, PENDING
+from tests.tiny_families import ATTENTION, BASE, DROPS, EXITS, FAMILIES, GATES, N_LAYER, NO_GATES, SCOPES
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_without_the_extra_the_import_says_what_to_install(missing: str) -> None
     assert missing in out and "pip install 'liquid-depth[train]'" in out
 
 
-@pytest.mark.parametrize("family", [*GATES, *PENDING, "moe-span3-scaled", "llama4", "qk-full"])
+@pytest.mark.parametrize("family", [*GATES, *SCOPES, *EXITS, *DROPS, "moe-span3-scaled", "llama4", "qk-full"])
 def test_tiny_gates_have_unit_spread_and_both_outcomes(family: str) -> None:
     model = make_model(family)
     trace = model(random_tokens(model.config, 2, 96, seed=5)).trace

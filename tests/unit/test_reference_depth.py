@@ -14,13 +14,15 @@ from tests.tiny import make_config, make_model, random_tokens
 from tests.tiny_families import (
     ADAPTED,
     BOTTLENECK,
+    DROPS,
     EXIT,
     EXIT_AMONG_HALVES,
+    EXITS,
     LINEAR,
     MIXED,
     N_LAYER,
-    PENDING,
     SCALED,
+    SCOPES,
     SPAN2,
 )
 
@@ -42,7 +44,8 @@ CASES = {
 }
 
 
-DENSE_PENDING = {name: keys for name, keys in PENDING.items() if not {"moe_layers", "no_rope_layers"} & set(keys)}
+OTHER_KINDS = {**SCOPES, **EXITS, **DROPS}
+DENSE = {name: keys for name, keys in OTHER_KINDS.items() if not {"moe_layers", "no_rope_layers"} & set(keys)}
 
 
 def assert_follows_the_formulas(model: LiquidForCausalLM, n_tokens: int = 14) -> None:
@@ -62,7 +65,7 @@ def test_follows_the_formulas(depth: dict) -> None:
     assert_follows_the_formulas(make_model({"depth": depth}))
 
 
-@pytest.mark.parametrize("family", DENSE_PENDING)
+@pytest.mark.parametrize("family", DENSE)
 def test_halves_exits_and_drop_follow_the_formulas(family: str) -> None:
     assert_follows_the_formulas(make_model(family), 24)
 
@@ -205,24 +208,24 @@ def test_halves_and_exits_train(family: str, gate_mode: str) -> None:
     torch.testing.assert_close(out.logits, model(tokens).logits, **CLOSE)
     model(tokens, gate_mode=gate_mode).logits.square().mean().backward()
     for gate in model.config.gates:
-        gradient = getattr(model.model.layers[gate.layer], gate.module).head.weight.grad
+        gradient = getattr(model.model.layers[gate.layer], gate.stem).head.weight.grad
         assert gradient.isfinite().all() and gradient.abs().sum() > 0, gate
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"depth": {**LINEAR, "gate_span": [2, 1, 0, 0, 0, 0]}}, "inside an earlier span"),
-        ({"depth": {**LINEAR, "gate_span": [0, 0, 0, 0, 0, 2]}}, "ends after the last layer"),
+        ({"depth": {**LINEAR, "gate_span": [2, 1, 0, 0, 0, 0]}}, "inside the span of the one before"),
+        ({"depth": {**LINEAR, "gate_span": [0, 0, 0, 0, 0, 2]}}, "spans 2 of 6 layers"),
         ({"depth": {**LINEAR, "gate_span": [1]}}, "one entry per layer"),
         ({"depth": {"gate_kind": "linear"}}, "gate_span"),
-        ({"depth": {**EXIT, "gate_span": [0, 0, 0, 2, 0, 0]}}, "must span all that remains"),
-        ({"depth": {**EXIT, "gate_span": [0, 0, 2, 3, 0, 0]}}, "inside an earlier span"),
+        ({"depth": {**EXIT, "gate_span": [0, 0, 0, 2, 0, 0]}}, "all that remain were expected"),
+        ({"depth": {**EXIT, "gate_span": [0, 0, 2, 3, 0, 0]}}, "inside the span of the one before"),
         ({"depth": {**EXIT, "gate_span": [1, 0, 0, 0, 0, 0]}}, "layer 3 has a scope or an exit but no gate"),
         ({"depth": {**EXIT, "gate_scope": ["attn"] * N_LAYER}}, "layer 0 has a scope"),
-        ({"depth": {**LINEAR, "gate_exit": [False] * 5 + [True], "gate_scope": ["ffn"] * 6}}, "span 1 and no exit"),
-        ({"depth": {**SPAN2, "gate_scope": ["layer", "attn"] + ["layer"] * 4}}, "span 1 and no exit"),
-        ({"depth": {**LINEAR, "gate_exit": [False]}}, "gate_exit: expected one entry per layer"),
+        ({"depth": {**LINEAR, "gate_exit": [False] * 5 + [True], "gate_scope": ["ffn"] * 6}}, "span 1 and be no exit"),
+        ({"depth": {**SPAN2, "gate_scope": ["layer", "attn"] + ["layer"] * 4}}, "span 1 and be no exit"),
+        ({"depth": {**LINEAR, "gate_exit": [False]}}, "gate_exit have not one value"),
         ({"qk_norm": "layer"}, "qk_norm is 'layer'"),
         ({"layer_types": ["sliding_attention"] * N_LAYER}, "without a size"),
         ({"moe_layers": [0]}, "without experts"),
@@ -240,7 +243,7 @@ def test_config_survives_its_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["llama4", "span3-scaled", "min-layers-span", "sliding", "temperature", "moe-renormalised", *PENDING]
+    "family", ["llama4", "span3-scaled", "min-layers-span", "sliding", "temperature", "moe-renormalised", *OTHER_KINDS]
 )
 def test_one_token_at_a_time_with_a_memory_says_the_same(family: str) -> None:
     model = make_model(family)
