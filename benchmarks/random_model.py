@@ -130,7 +130,7 @@ def _liquid_metadata(writer: gguf.GGUFWriter, shape: Shape, gates: Gates) -> Non
     writer.add_string("liquid.depth.gate_kind", gates.kind)
     writer.add_array("liquid.depth.gate_span", [int(layer in gates.layers) for layer in range(shape.n_layer)])
     writer.add_float32("liquid.depth.threshold", 0.5)
-    writer.add_string("liquid.depth.kv_policy", "project")
+    writer.add_string("liquid.depth.kv_policy", gates.kv_policy)
     writer.add_bool("liquid.depth.ffn_scaled_by_gate", gates.scaled)
     writer.add_bool("liquid.depth.adapter_scaled_by_gate", gates.scaled)
 

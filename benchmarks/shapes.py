@@ -61,6 +61,7 @@ class Gates:
     adapter: int = 0
     scaled: bool = False
     type: Type = Type.F32
+    kv_policy: str = "project"
 
 
 @dataclass(frozen=True)

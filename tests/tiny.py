@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from liquidcli.reference import LiquidConfig, LiquidForCausalLM, save_pretrained
-from tests.tiny_families import ALL, BASE
+from tests.tiny_families import BASE, FAMILIES
 
 CORPUS = "the water of the river runs deeper where the stones are hard and the river is slow; the rest of it is light. "
 SPECIAL = ("<|bos|>", "<|eos|>")
@@ -24,7 +24,7 @@ _made: dict[tuple[str, int], LiquidForCausalLM] = {}
 
 
 def make_config(family: str | dict[str, Any]) -> LiquidConfig:
-    keys = ALL[family] if isinstance(family, str) else family
+    keys = FAMILIES[family] if isinstance(family, str) else family
     return LiquidConfig(**{**BASE, "bos_token_id": 0, "eos_token_id": 1, **keys})
 
 

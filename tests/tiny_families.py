@@ -190,14 +190,13 @@ DROPS: dict[str, dict[str, Any]] = {
     "drop-moe": {**MIXED, "depth": {**ADAPTED, **DROP}},
     "drop-rope-layers": {"no_rope_layers": [1, 0, 1, 1, 0, 1], "depth": {**LINEAR, **DROP}},
 }
-PENDING: dict[str, dict[str, Any]] = DROPS  # not run by the native library yet
 
 FAMILIES: dict[str, dict[str, Any]] = {
     **GATES,
     **EXPERTS,
     **SCOPES,
     **EXITS,
+    **DROPS,
     **{name: {"depth": ADAPTED, **keys} for name, keys in ATTENTION.items()},
     **NO_GATES,
 }
-ALL: dict[str, dict[str, Any]] = {**FAMILIES, **PENDING}

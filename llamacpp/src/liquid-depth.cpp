@@ -138,7 +138,8 @@ void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, c
     if (!inp) {
         return;
     }
-    if (!inp->gates.empty() || !inp->experts.empty()) {
+    const bool drops = depth->model->info.kv_policy == LIQUID_KV_DROP; // what holds K and V may move before the next ubatch
+    if (!inp->gates.empty() || !inp->experts.empty() || drops) {
         ggml_backend_sched_synchronize(sched);
     }
     if (inp->form == LIQUID_FORM_DENSE) {

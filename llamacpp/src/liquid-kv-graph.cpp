@@ -2,6 +2,7 @@
 
 #include "liquid-graph.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -59,13 +60,18 @@ static void liquid_slots_op(ggml_tensor * dst, int ith, int, void * userdata) {
 template <typename T>
 static void liquid_mask_row(T * to, const T * from, int64_t n_kv, const liquid_kv_node & node, llama_pos pos, T never) {
     const auto & cache = *node.owner->cache;
-    const auto & index = cache.index();
-    const auto & hparams = node.owner->hparams;
-    const int64_t n_slots = node.group < 0 ? n_kv : cache.groups[node.group].extent();
-    for (int64_t slot = 0; slot < n_kv; ++slot) {
-        const int32_t cell = node.group < 0 ? slot : slot < n_slots ? cache.groups[node.group][slot] : -1;
+    const int32_t * cell_of = node.group < 0 ? nullptr : cache.groups[node.group].data();
+    const int64_t   n_slots = node.group < 0 ? n_kv    : cache.groups[node.group].extent();
+    for (int64_t slot = 0; slot < n_slots; ++slot) {
+        const int64_t cell = cell_of ? cell_of[slot] : slot;
         to[slot] = cell < 0 ? never : from[cell];
-        if (node.windowed && cell >= 0 && !index.is_empty(cell) && llama_hparams::is_masked_swa(hparams.n_swa, hparams.swa_type, index.pos_get(cell), pos)) {
+    }
+    std::fill(to + n_slots, to + n_kv, never);
+
+    const auto & hparams = node.owner->hparams;
+    for (int64_t slot = 0; slot < n_slots && node.windowed; ++slot) {
+        const int64_t cell = cell_of ? cell_of[slot] : slot;
+        if (cell >= 0 && !cache.index().is_empty(cell) && llama_hparams::is_masked_swa(hparams.n_swa, hparams.swa_type, cache.index().pos_get(cell), pos)) {
             to[slot] = never;
         }
     }
@@ -98,7 +104,8 @@ ggml_tensor * llm_graph_input_liquid_kv::slots(ggml_context * ctx, int32_t group
     return ggml_custom_4d(ctx, GGML_TYPE_I64, n_rows, 1, 1, 1, args, rows ? 1 : 0, liquid_slots_op, 1, &node);
 }
 
-ggml_tensor * llm_graph_input_liquid_kv::mask(ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, bool windowed, ggml_tensor * of_graph, ggml_tensor * after) {
+ggml_tensor * llm_graph_input_liquid_kv::mask(ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, bool windowed,
+        ggml_tensor * of_graph, ggml_tensor * after) {
     auto & node = nodes.emplace_back(liquid_kv_node { this, group, kind, windowed });
     ggml_tensor * args[] = { of_graph, rows ? rows : after, after };
     return ggml_custom_4d(ctx, of_graph->type, mctx->n_kv(group), after->ne[0], 1, 1, args, 3, liquid_mask_op, GGML_N_TASKS_MAX, &node);
@@ -136,7 +143,10 @@ liquid_kv_io liquid_graph::own_kv_io(int il) {
         }
         made.idxs = idxs;
         const bool as_is = group < 0 && !windowed;
-        made.mask = as_is ? inp_kv->get_kq_mask() : inp_own->mask(ctx0, group, group < 0 ? LIQUID_ROWS_ALL : kind, group < 0 ? nullptr : rows, windowed, inp_kv->get_kq_mask(), idxs);
+        made.mask = inp_kv->get_kq_mask();
+        if (!as_is) {
+            made.mask = inp_own->mask(ctx0, group, group < 0 ? LIQUID_ROWS_ALL : kind, group < 0 ? nullptr : rows, windowed, made.mask, idxs);
+        }
         if (chosen) {
             chosen->known[made.idxs] = 0;
             chosen->known[made.mask] = 1;

@@ -45,7 +45,8 @@ public:
 
     // rows: the tensor that `kind` speaks of
     ggml_tensor * slots(ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, int64_t n_rows);
-    ggml_tensor * mask (ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, bool windowed, ggml_tensor * of_graph, ggml_tensor * after);
+    ggml_tensor * mask (ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, bool windowed,
+            ggml_tensor * of_graph, ggml_tensor * after);
 
     const llama_hparams & hparams;
     const liquid_kv_context * mctx;

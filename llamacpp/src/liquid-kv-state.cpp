@@ -144,7 +144,8 @@ private:
 } // namespace
 
 // k [n_embd_head, n_head_kv, rows], rotated in place
-static ggml_tensor * liquid_rotate_keys(const llama_model_liquid & model, const llama_cparams & cparams, ggml_context * ctx, ggml_tensor * k, ggml_tensor * by, int il) {
+static ggml_tensor * liquid_rotate_keys(const llama_model_liquid & model, const llama_cparams & cparams, ggml_context * ctx, ggml_tensor * k,
+        ggml_tensor * by, int il) {
     const float freq_scale = model.get_rope_freq_scale(cparams, il);
     const bool  quantized  = ggml_is_quantized(k->type);
     const auto  rope       = quantized ? ggml_rope_ext : ggml_rope_ext_inplace;

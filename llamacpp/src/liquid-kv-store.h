@@ -20,6 +20,8 @@ public:
 
     int32_t operator[](uint32_t slot) const { return cell_of[slot]; } // -1: a hole
 
+    const int32_t * data() const { return cell_of.data(); } // [extent]
+
     // Gives each of n tokens a slot of its own: those that stay (keep[i], null: all) a lasting one, the others one beyond.
     void place(const uint32_t * cells, const uint8_t * keep, int64_t n, int64_t * slots);
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def digest(model: Path, *words: str, library: str | None = None) -> str:
 def test_full_depth_is_the_stock_architecture(kind, tmp_path):
     liquid = write_model(tmp_path / "liquid.gguf", SHAPES["tiny"], body=kind, gates=DENSE)
     llama = write_model(tmp_path / "llama.gguf", SHAPES["tiny"], body=kind)
+    assert digest(liquid, "full") == digest(llama)
+
+
+def test_full_depth_is_the_stock_architecture_where_kv_is_dropped(tmp_path):
+    liquid = write_model(tmp_path / "liquid.gguf", SHAPES["tiny"], gates=replace(DENSE, kv_policy="drop"))
+    llama = write_model(tmp_path / "llama.gguf", SHAPES["tiny"])
     assert digest(liquid, "full") == digest(llama)
 
 

@@ -14,6 +14,7 @@ from liquidcli.llama import depth as depth_api
 from tests.cached import CachedReference
 from tests.native.parity import N_PARALLEL, NativeModel, Setting
 from tests.tiny import make_model, random_tokens
+from tests.tiny_families import DROPS
 from tests.tiny_gguf import write_gguf
 
 TOLERANCE = 1e-3
@@ -117,8 +118,8 @@ FAMILIES = [
     "exit-halves",
 ]
 WINDOWED = ["sliding", "chunked", "llama4"]
-SETTINGS = [(family, {}) for family in [*FAMILIES, *WINDOWED]]
-SETTINGS += [("span2-adapter", {"kv_unified": False})]
+SETTINGS = [(family, {}) for family in [*FAMILIES, *WINDOWED, *DROPS]]
+SETTINGS += [("span2-adapter", {"kv_unified": False}), ("drop-span2", {"kv_unified": False})]
 
 
 @pytest.mark.parametrize("both", SETTINGS, indirect=True, ids=lambda p: "-".join([p[0], *p[1]]))

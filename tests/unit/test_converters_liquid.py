@@ -15,7 +15,7 @@ from liquidcli.gguf_checks import check_loadable
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.reference import DepthConfig, LiquidConfig, LiquidForCausalLM
 from tests.tiny import make_config, save_checkpoint
-from tests.tiny_families import ALL
+from tests.tiny_families import FAMILIES
 from tests.tiny_gguf import write_gguf
 
 # written always by the converter, by the direct writer only where they differ from zero
@@ -43,7 +43,7 @@ def compared(f: GGUFFile) -> dict:
     return {**DEFAULTS, **{key: value for key, value in f.metadata.items() if not key.startswith(OTHER)}}
 
 
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_arrives_whole(family: str, tmp_path: Path) -> None:
     model = random_model(family)
     with converted(model, tmp_path / "m", fold_gates=False) as ours, open_gguf(
