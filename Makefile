@@ -19,7 +19,7 @@ BACKEND := $(shell find llamacpp -type f ! -name '*.pyc' ! -name README.md)
 setup: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	$(PYTEST) $(TIERS) -m "not oracle" $(ARGS)
+	$(PYTEST) --numprocesses auto --dist loadfile $(TIERS) -m "not oracle" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

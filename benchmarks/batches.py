@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import Files, cache_folder, gated_layers
 from needed import Work, work_of
-from random_model import BODY_TYPES
+from options import CLOCKS, add_common, check_common
 from shapes import SHAPES, Gates, Type
 
 from liquidcli.errors import LiquidError, UsageError
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from liquidcli.runtime.engine import Engine
 
 _COLUMNS = ("case", ">run", ">full ms", ">full/stock", ">skip/full", ">needed", ">skip/full / needed")
-_CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 
 
 class Workload:
@@ -100,7 +98,7 @@ class Bench:
             depth.set_depth(engine.context.pointer, depth.Mode.FULL if decisions is None else depth.Mode.FORCED)
         engine.clear()
         engine.reset_stats()
-        clock = _CLOCKS[self.options.clock]
+        clock = CLOCKS[self.options.clock]
         began = clock()
         self.load.run(engine)
         return (clock() - began) / 1e6
@@ -157,34 +155,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="batches.py", description=__doc__.split("\n\nKnows")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    add_common(parser, shape="smollm2-135m", gated="all", rounds=7)
     add = parser.add_argument
-    types = [kind.name.lower() for kind in BODY_TYPES]
-    add("--shape", choices=sorted(SHAPES), default="smollm2-135m")
     add("--prompt", type=int, default=512, metavar="N", help="tokens of a prompt")
     add("--sequences", type=int, default=0, metavar="N", help="instead: sequences that decode side by side")
     add("--steps", type=int, default=8, metavar="N", help="tokens that each sequence decodes")
     add("--skip-rate", action="append", type=float, metavar="P", help="share of rows that each gate skips; repeat")
-    add("--gated", default="all", metavar="upper|all|LIST", help="layers with a gate")
-    add("--adapter", type=int, default=0, metavar="M", help="hidden size of the adapters (default: none)")
-    add("--type", choices=types, default="q4_0", help="of the layers' matrices")
-    add("--head-type", choices=types, default="q6_k", help="of embedding and head")
-    add("--rounds", type=int, default=7)
-    add("--threads", type=int, default=None)
-    add("--clock", choices=sorted(_CLOCKS), default="wall", help="cpu: time of this process, for a busy machine")
-    add("--seed", type=int, default=1)
-    add("--no-stock", action="store_true", help="leave the llama twin out")
-    add("--dir", type=Path, default=None, help="where the models go (default: a cache folder)")
-    add("--keep", action="store_true", help="keep the models for the next run")
-    add("--json", action="store_true")
     options = parser.parse_args(arguments)
-    if min(options.rounds, options.prompt, options.steps) < 1 or options.sequences < 0:
-        raise UsageError("--rounds, --prompt and --steps are at least 1, --sequences at least 0")
-    if options.clock == "cpu" and options.threads != 1:
-        raise UsageError("processor time is comparable for one thread only: waiting threads spin", hint="--threads 1")
-    if options.adapter % 32:
-        raise UsageError(f"the hidden size of an adapter is a multiple of 32, {options.adapter} is not")
-    if any(not 0 <= rate <= 1 for rate in options.skip_rate or ()):
-        raise UsageError("--skip-rate lies between 0 and 1")
+    check_common(options)
+    if min(options.prompt, options.steps) < 1 or options.sequences < 0:
+        raise UsageError("--prompt and --steps are at least 1, --sequences at least 0")
     return options
 
 

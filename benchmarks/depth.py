@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import Case, Files, cache_folder, force_gates, gated_layers, skipped_layers
-from random_model import BODY_TYPES
+from options import CLOCKS, add_common, check_common
 from savable import TokenBytes, token_bytes
 from shapes import SHAPES, Gates, Type
 
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "case", ">run", ">stock ms", ">full ms", ">skip ms", ">full/stock", ">saved", ">savable", ">saved/savable",
 )  # fmt: skip
-_CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 
 
 @dataclass
@@ -181,7 +179,7 @@ class Bench:
         with open_gguf(path) as f:
             bytes_read = token_bytes(f)
         with self.open(path) as engine:
-            how = _CLOCKS[self.options.clock], statistics.median if case.skip_rate is None else statistics.fmean
+            how = CLOCKS[self.options.clock], statistics.median if case.skip_rate is None else statistics.fmean
             modes = [Mode("stock", self.stock, "full", *how)] if self.stock else []
             modes += [Mode("full", engine, "full", *how), Mode("skip", engine, "auto", *how)]
             return measure(case, modes, bytes_read, self.options.rounds, self.options.tokens)
@@ -212,36 +210,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="depth.py", description=__doc__.split("\n\nKnows")[0], formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_common(parser, shape="llama-3.2-1b", gated="upper", rounds=15)
     add = parser.add_argument
-    types = [kind.name.lower() for kind in BODY_TYPES]
-    add("--shape", choices=sorted(SHAPES), default="llama-3.2-1b")
     add("--skip-layers", action="append", metavar="N|LIST", help="layers every token skips; repeat for several cases")
     add("--skip-rate", action="append", type=float, metavar="P", help="instead: share of tokens that each gate skips")
-    add("--gated", default="upper", metavar="upper|all|LIST", help="layers with a gate (default: the upper half)")
     add("--gate", choices=("linear", "bottleneck"), default="linear")
     add("--rank", type=int, default=0, metavar="R", help="of a bottleneck gate (default: n_embd / 16)")
-    add("--adapter", type=int, default=0, metavar="M", help="hidden size of the adapters (default: none)")
     add("--scaled", action="store_true", help="let the gates scale FFN and adapter, as FlexiDepth does")
-    add("--type", choices=types, default="q4_0", help="of the layers' matrices")
-    add("--head-type", choices=types, default="q6_k", help="of embedding and head")
-    add("--rounds", type=int, default=15)
     add("--tokens", type=int, default=6, help="timed per mode and round")
-    add("--threads", type=int, default=None)
-    add("--clock", choices=sorted(_CLOCKS), default="wall", help="cpu: time of this process, for a busy machine")
-    add("--seed", type=int, default=1)
-    add("--no-stock", action="store_true", help="leave the llama twin out")
-    add("--dir", type=Path, default=None, help="where the models go (default: a cache folder)")
-    add("--keep", action="store_true", help="keep the models for the next run")
-    add("--json", action="store_true")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.tokens < 1:
-        raise UsageError("--rounds and --tokens are at least 1")
-    if options.clock == "cpu" and options.threads != 1:
-        raise UsageError("processor time is comparable for one thread only: waiting threads spin", hint="--threads 1")
-    if options.adapter % 32:
-        raise UsageError(f"the hidden size of an adapter is a multiple of 32, {options.adapter} is not")
-    if any(not 0 <= rate <= 1 for rate in options.skip_rate or ()):
-        raise UsageError("--skip-rate lies between 0 and 1")
+    check_common(options)
+    if options.tokens < 1:
+        raise UsageError("--tokens is at least 1")
     return options
 
 

@@ -188,6 +188,7 @@ DROPS: dict[str, dict[str, Any]] = {
     },
     "drop-chunked": {**CHUNKED, "depth": {**SPAN2, **DROP, "gate_bias": True}},
     "drop-moe": {**MIXED, "depth": {**ADAPTED, **DROP}},
+    "drop-llama4": {**EXPERTS["llama4"], "depth": {**SPAN2, **DROP, "gate_bias": True}},
     "drop-rope-layers": {"no_rope_layers": [1, 0, 1, 1, 0, 1], "depth": {**LINEAR, **DROP}},
 }
 

@@ -38,6 +38,7 @@ Valid = Annotated[
     list[str] | None, option("--valid", metavar="FILE[:chat]", help="Held-out text to calibrate on; repeatable.")
 ]
 ValidRows = Annotated[int | None, option("--valid-rows", metavar="N", min=1, help="Rows of each held-out text.")]
+Balance = Annotated[int | None, option("--balance", metavar="N", min=0, help="Rounds of balancing the gates on it.")]
 Init = Annotated[Path | None, option("--init", metavar="GATES.gguf", help="A gate pack of BASE to go on from.")]
 Target = Annotated[
     str | None, option("--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
@@ -128,8 +129,8 @@ def train(
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
     tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
-    init: Init = None, valid_rows: ValidRows = None, state: State = None, resume: Resume = False, json: Json = False,
-    quiet: Quiet = False,
+    init: Init = None, valid_rows: ValidRows = None, balance: Balance = None, state: State = None,
+    resume: Resume = False, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
 
@@ -145,7 +146,7 @@ def train(
         "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
         "epochs": epochs, "tune_tokens": tune_tokens, "lr": lr, "gate_lr": gate_lr, "seed": seed, "threads": threads,
-        "init": str(init) if init else None, "valid_rows": valid_rows,
+        "init": str(init) if init else None, "valid_rows": valid_rows, "balance": balance,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
     with _told("training", None, "steps") as progress:

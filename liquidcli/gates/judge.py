@@ -111,22 +111,6 @@ class Judge:
         return total / len(self.rows)
 
 
-def threshold_for(judge: Judge, gates: Gates, target: float, *, guess: float = 0.0, tolerance: float = 0.003) -> float:
-    """The logit threshold at which `target` of the layers run, by bisection from a bracket around `guess`."""
-    low, high = guess - 1.0, guess + 1.0
-    while judge.executed(gates, low) < target:
-        low -= 2.0
-    while judge.executed(gates, high) > target:
-        high += 2.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        share = judge.executed(gates, middle)
-        if abs(share - target) < tolerance:
-            return middle
-        low, high = (middle, high) if share > target else (low, middle)
-    return (low + high) / 2
-
-
 CALIBRATION_TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995)
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from .losses import sampled_score
 from .network import Gates, Network, run_layer
 
+RIDGE = 1.0  # in units of a standardized state's variance
+
 
 @dataclass
 class Harvest:
@@ -150,33 +152,41 @@ def fit_adapters(
 
 
 def fit_gates(
-    gates: Gates, data: Harvested, cost: Tensor, *, steps: int = 300, ridge: float = 4e-3, seed: int = 5
+    gates: Gates, data: Harvested, cost: Tensor, *, ridge: float = RIDGE, prior: Tensor | None = None
 ) -> None:
     """Set the gates' logits to log(expected cost | token); `cost` [L, N] is one noisy sample for each token.
 
-    ref: gamma regression, mean(cost * exp(-z) + z) is least where z = log E[cost | features].
+    Costs are so heavy-tailed that a few hundred tokens make up their sum, and a regression of the cost itself learns
+    those by heart: so its logarithm is regressed, with a ridge, and two numbers for each gate then make it the
+    logarithm of the mean. The ridge draws towards `prior`, weights [L, n_embd] of gates fitted to other text.
     """
-    sample = data.input("attn_norm", slice(0, data.n_rows, max(1, data.n_rows // 4000)))
-    mean, std = sample.mean(1, keepdim=True), sample.std(1, keepdim=True) + 1e-6
     cost = cost.minimum(cost.quantile(0.998, dim=1, keepdim=True))
-    level = cost.mean(1)  # [L]
-    relative = cost / level[:, None]
-    weight = torch.zeros_like(gates.weight, requires_grad=True)
-    bias = torch.zeros_like(gates.bias, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        rows = torch.randint(data.n_rows, (min(2048, data.n_rows),), generator=generator)
-        scaled = weight / std[:, 0]  # acts on the normed state itself
-        through = torch.bmm(data.unit[:, rows].float(), (scaled * data.norms["attn_norm"][:, 0])[:, :, None])[:, :, 0]
-        z = (through + (bias - (scaled * mean[:, 0]).sum(1))[:, None]).clamp(-8, 8)
-        loss = (relative[:, rows] * torch.exp(-z) + z).mean(1).sum() + ridge * weight.square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
     with torch.no_grad():
-        folded = weight / std[:, 0]
-        gates.weight.copy_(folded)
-        gates.bias.copy_(bias - (folded * mean[:, 0]).sum(1) + level.log())
+        for i in range(len(gates.layers)):
+            unit, norm = data.unit[i].float(), data.norms["attn_norm"][i, 0]
+            mean, std = unit.mean(0), unit.std(0) + 1e-6
+            unit = (unit - mean).div_(std)  # [N, n_embd]
+            before = torch.zeros_like(gates.weight[i]) if prior is None else prior[i]
+            said = unit @ (before * norm * std)
+            log_cost = torch.log(cost[i] + 0.01 * cost[i].mean())
+            level = log_cost.mean()
+            trust = float(said @ (log_cost - level) / said.square().sum().clamp_min(1e-9))
+            rest = log_cost - level - trust * said
+            gram = unit.T @ unit / len(unit) + ridge * torch.eye(unit.shape[1])
+            weight = torch.linalg.solve(gram, unit.T @ rest / len(unit))
+            offset, slope = _log_mean(unit @ weight + trust * said, cost[i])
+            folded = slope * (weight / std / norm + trust * before)
+            gates.weight[i] = folded
+            gates.bias[i] = offset - (folded * norm * mean).sum()
+
+
+def _log_mean(score: Tensor, cost: Tensor, steps: int = 40) -> tuple[Tensor, Tensor]:  # [N], [N]
+    """(a, b) so that exp(a + b score) is the mean cost. ref: gamma regression, mean(cost * exp(-z) + z) is least where
+    z = log E[cost | score]; damped Newton steps."""
+    x = torch.stack((torch.ones_like(score), score))  # [2, N]
+    found = torch.stack((cost.mean().log(), torch.ones(())))
+    for _ in range(steps):
+        ratio = cost * torch.exp(-(found @ x).clamp(-14, 6))
+        slope, curve = (x * (1 - ratio)).mean(1), (x * ratio) @ x.T / x.shape[1] + 1e-4 * torch.eye(2)
+        found = found - 0.7 * torch.linalg.solve(curve, slope).clamp(-1, 1)
+    return found[0], found[1]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UsageError
@@ -16,7 +17,7 @@ from ..gguf_file import open_gguf
 from .balance import balance, prices
 from .data import Row, Source, documents, own_answers
 from .identity import base_identity
-from .judge import Judge, calibrate, threshold_for
+from .judge import Judge, calibrate
 from .network import Gates, Network
 from .pack import Depth, Pack, read_pack, write_pack
 from .vocab import Vocabulary
@@ -89,22 +90,32 @@ def write_gates(
 
 
 def finish(
-    gates: Gates, kinds: dict[str, Judge], target: float, tell: Callable[[int, int, str], None]
+    gates: Gates, kinds: dict[str, Judge], target: float, balance_rounds: int, tell: Callable[[int, int, str], None]
 ) -> tuple[dict[str, Any], list[tuple[float, float]]]:
-    """Balance the biases, put the threshold for `target` at 0.5, calibrate; what was found, and the calibration."""
+    """Balance the biases, calibrate, put the threshold for `target` at 0.5; what was found, and the calibration."""
     mixture = Judge.joined(kinds.values())
     told = lambda done, total: tell(done, total, "opening one gate at a time")  # noqa: E731
-    with torch.no_grad():
-        gates.bias.sub_(threshold_for(mixture, gates, target))
+    rounds = []
+    for _ in range(balance_rounds):
         found = prices(mixture, gates, tell=told)
-        moves = balance(gates, found)
-        gates.bias.sub_(threshold_for(mixture, gates, target))
-    pairs = calibrate(mixture, gates)
+        rounds.append(
+            [
+                {"layer": one.layer, "kl": round(one.kl, 6), "skipped": round(one.skipped, 5), "move": round(move, 4)}
+                for one, move in zip(found, balance(gates, found), strict=True)
+            ]
+        )
+    pairs = recentre(gates, calibrate(mixture, gates), target)
     return {
-        "balance": [
-            {"layer": one.layer, "kl": round(one.kl, 6), "skipped": round(one.skipped, 5), "move": round(move, 4)}
-            for one, move in zip(found, moves, strict=True)
-        ],
+        "balance": rounds,
         "held_out": {name: judge.score(gates).as_json() for name, judge in kinds.items()},
         "calibration": [{"threshold": t, "executed_fraction": round(s, 5)} for t, s in pairs],
     }, pairs
+
+
+def recentre(gates: Gates, pairs: list[tuple[float, float]], target: float) -> list[tuple[float, float]]:
+    """Shift the biases so that `target` is met at 0.5, by interpolation; the same pairs, their thresholds shifted."""
+    z, shares = torch.logit(torch.tensor([t for t, _ in pairs])), [s for _, s in pairs]
+    level = float(np.interp(target, shares[::-1], z.tolist()[::-1]))
+    with torch.no_grad():
+        gates.bias.sub_(level)
+    return list(zip(torch.sigmoid(z - level).tolist(), shares, strict=True))

@@ -13,6 +13,7 @@ stopped goes on where it was with `resume`. Knows the order; the mathematics is 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -44,6 +45,7 @@ class Options:
     data: tuple[str, ...] = ("self:60000",)
     valid: tuple[str, ...] = ()  # biases, threshold and calibration are chosen on these
     valid_rows: int = 8  # of each
+    balance: int = 1  # rounds of balancing the biases on them
     init: str = ""  # a pack to go on from
     target: float = 0.93
     layers: tuple[int, ...] = ()  # candidates; empty: all but the first two and the last two
@@ -98,6 +100,10 @@ class Run:
         self.candidates = self.initial.layers if self.initial else list(o.layers) or list(range(2, n_layer - 2))
         if not self.candidates or min(self.candidates) < 1 or max(self.candidates) >= n_layer:
             raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
+
+    @property
+    def prior(self) -> Tensor | None:
+        return self.initial.weight.detach() if self.initial else None
 
     @property
     def own(self) -> Path:
@@ -214,28 +220,25 @@ def fit_local(run: Run) -> None:
     if path.exists():
         return
     data = load_harvested(run, run.candidates)
-    gates = run.initial or Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
-    train_rows, held_out = _split(data)
+    gates = copy.deepcopy(run.initial) or Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
+    rows, held_out = _split(data)
+    n_gates = len(run.candidates) if run.initial else o.n_gates
+    tell = lambda what, total: lambda epoch, _: run.tell(epoch + 1, total, what)  # noqa: E731
     if not run.initial:
-        _fit_adapters(run, gates, data, train_rows)
-    fit_gates(gates, data, gates_cost(data, gates))
-    level, kept = skip_level(data, gates, o.target, len(run.candidates) if run.initial else o.n_gates)
+        told = tell("adapters, all tokens", o.epochs)
+        fit_adapters(gates, data, rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=told)
+    fit_gates(gates, data, gates_cost(data, gates), prior=run.prior)
+    level, _ = skip_level(data, gates, o.target, n_gates)
+    weight = (level - logits(data, gates)).mul_(1.5).sigmoid_().add_(0.05)
+    epochs, lr = max(2, o.epochs // 2), o.local_lr / (5 if run.initial else 2)
+    told = tell("adapters, tokens that skip", epochs)
+    fit_adapters(gates, data, rows, epochs=epochs, lr=lr, weight=weight, seed=o.seed + 1, report=told)
+    fit_gates(gates, data, gates_cost(data, gates), prior=run.prior)
+    level, kept = skip_level(data, gates, o.target, n_gates)
     figures = _local_figures(data, gates, held_out, level, kept)
     with torch.no_grad():
-        gates.bias -= level
+        gates.bias.sub_(level)
     _save({"gates": gates.subset(kept).state_dict(), "layers": kept, "figures": figures}, path)
-
-
-def _fit_adapters(run: Run, gates: Gates, data: Harvested, rows: slice) -> None:
-    o = run.options
-    tell = lambda what: lambda epoch, _: run.tell(epoch + 1, o.epochs, what)  # noqa: E731
-    fit_adapters(gates, data, rows, epochs=o.epochs, lr=o.local_lr, seed=o.seed, report=tell("adapters, all tokens"))
-    fit_gates(gates, data, gates_cost(data, gates))
-    level, _ = skip_level(data, gates, o.target, o.n_gates)
-    weight = (level - logits(data, gates)).mul_(1.5).sigmoid_().add_(0.05)
-    told = tell("adapters, tokens that skip")
-    epochs, lr = max(2, o.epochs // 2), o.local_lr / 2
-    fit_adapters(gates, data, rows, epochs=epochs, lr=lr, weight=weight, seed=o.seed + 1, report=told)
 
 
 def _split(data: Harvested) -> tuple[slice, slice]:
@@ -334,11 +337,13 @@ def write_result(run: Run, out: Path) -> dict[str, Any]:
     gates, curve = finished_gates(run)
     if curve and not o.gate_lr:
         data = load_harvested(run, gates.layers)
-        fit_gates(gates, data, gates_cost(data, gates))
+        fit_gates(gates, data, gates_cost(data, gates), prior=run.prior)
+        with torch.no_grad():
+            gates.bias.sub_(skip_level(data, gates, o.target, len(gates.layers))[0])
     valid = [Source.parse(text) for text in o.valid]
     rows = held_out_rows(valid, run.vocab, run.own, o.n_ctx, o.valid_rows) or {"data": run.rows(o.seed + 9).take(8)}
     kinds = {name: Judge(run.network, some, min(gates.layers)) for name, some in rows.items()}
-    found, pairs = finish(gates, kinds, o.target, run.tell)
+    found, pairs = finish(gates, kinds, o.target, o.balance, run.tell)
     write_gates(
         run.base_path,
         out,

@@ -4,6 +4,7 @@ truth."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from liquidcli.errors import NotFoundError, UsageError
 from liquidcli.gates import local, losses
 from liquidcli.gates.balance import Price, balance, prices
 from liquidcli.gates.data import Row, Rows, Source, distinct, own_answers, spaced
-from liquidcli.gates.judge import Judge, threshold_for
+from liquidcli.gates.judge import Judge, calibrate
 from liquidcli.gates.network import Gates, HardStep, Network, load_base
 from liquidcli.gates.pack import read_pack
+from liquidcli.gates.result import recentre
 from liquidcli.gates.train import Options, train
 from liquidcli.gates.vocab import Vocabulary
 from tests.gate_packs import write_base
@@ -138,13 +140,29 @@ def planted(n: int = 3000, seed: int = 0, spread: float = 1.0):
 def test_gates_learn_the_logarithm_of_the_cost():
     data, hard = planted()
     gates = Gates([0], 16, 32)
-    local.fit_gates(gates, data, data.cost(None, slice(0, data.n_rows)), steps=400)
+    local.fit_gates(gates, data, data.cost(None, slice(0, data.n_rows)), ridge=0.1)
     with torch.no_grad():
         z = gates.logit(0, data.input("attn_norm", slice(0, data.n_rows)))[0]
     assert np.corrcoef(z.numpy(), hard.numpy())[0, 1] > 0.9
     cheap = z < z.quantile(0.3)
     cost = data.cost(None, slice(0, data.n_rows))[0]
     assert cost[cheap].mean() < 0.3 * cost.mean()
+
+
+def test_a_prior_from_other_text_helps_gates_that_see_little():
+    """Two texts with the same truth: few rows and what was learned from others beat few rows alone."""
+    other, few, fresh = planted(seed=1)[0], planted(n=60, seed=2)[0], planted(seed=3)
+    gates = Gates([0], 16, 32)
+
+    def agreement(data, prior) -> float:
+        local.fit_gates(gates, data, data.cost(None, slice(0, data.n_rows)), prior=prior)
+        with torch.no_grad():
+            z = gates.logit(0, fresh[0].input("attn_norm", slice(0, 3000)))[0]
+        return float(np.corrcoef(z.numpy(), fresh[1].numpy())[0, 1])
+
+    agreement(other, None)
+    prior = gates.weight.detach().clone()
+    assert agreement(few, prior) > agreement(few, None) + 0.05
 
 
 def test_adapters_learn_what_a_layer_adds_on_rows_not_seen():
@@ -158,15 +176,14 @@ def rows_of(model, n: int) -> list[Row]:
     return [Row(tokens) for tokens in random_tokens(model.config, n, 64, seed=3).tolist()]
 
 
-def test_the_threshold_meets_the_share_asked_for(tiny):
+def test_the_calibration_meets_the_share_asked_for(tiny):
     model, path = tiny
-    network = Network(load_base(path), 0, n_ctx=64)
-    judge = Judge(network, rows_of(model, 6), 1)
-    gates = gates_of(model)
-    z = threshold_for(judge, gates, 0.85, tolerance=0.005)
-    assert judge.executed(gates, z) == pytest.approx(0.85, abs=0.006)
-    score = judge.score(gates, z)
-    assert score.executed_fraction == pytest.approx(0.85, abs=0.006) and score.ppl > 0
+    judge, gates = Judge(Network(load_base(path), 0, n_ctx=64), rows_of(model, 6), 1), gates_of(model)
+    pairs = recentre(gates, calibrate(judge, gates), 0.85)
+    score = judge.score(gates)
+    assert score.executed_fraction == pytest.approx(0.85, abs=0.02) and score.ppl > 0
+    for tau, share in pairs:
+        assert judge.executed(gates, math.log(tau / (1 - tau))) == pytest.approx(share, abs=1e-3)
     full = judge.score(gates, -1e6)
     assert full.ppl == pytest.approx(score.ppl_full) and full.kl == pytest.approx(0, abs=1e-6) and score.kl > 1e-4
 
@@ -287,7 +304,7 @@ def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
     assert list(pack.depth.layers) == report["gates"] and len(report["gates"]) == 1
     assert not pack.depth.ffn_scaled_by_gate and not pack.depth.adapter_scaled_by_gate
     assert pack.depth.always_run_tokens == 2 and len(pack.depth.calibration_threshold) >= 9
-    assert [one["layer"] for one in report["balance"]] == report["gates"]
+    assert [one["layer"] for one in report["balance"][0]] == report["gates"]
     assert len(report["curve"]) == 4 and told and json.loads((tmp_path / "p.gguf.json").read_text()) == report
 
 
@@ -313,13 +330,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
 def test_a_run_goes_on_from_a_pack(tmp_path, options):
     base = write_base(tmp_path / "base.gguf")
     train(base, tmp_path / "first.gguf", options)
-    report = train(
-        base, tmp_path / "second.gguf", replace(options, init=str(tmp_path / "first.gguf"), layers=(), lr=1e-6)
-    )
+    gently = replace(options, init=str(tmp_path / "first.gguf"), layers=(), local_lr=1e-6, lr=1e-6)
+    report = train(base, tmp_path / "second.gguf", gently)
     first, second = read_pack(tmp_path / "first.gguf"), read_pack(tmp_path / "second.gguf")
     assert report["gates"] == list(first.depth.layers) and report["options"]["init"] == "first.gguf"
     for name in (name for name in first.tensors if "depth_skip" in name):
-        np.testing.assert_allclose(first.tensors[name], second.tensors[name], atol=2e-3)
+        np.testing.assert_allclose(first.tensors[name], second.tensors[name], rtol=2e-3, atol=2e-3)
 
 
 def test_what_this_version_does_not_train_is_said(tmp_path):

@@ -1,0 +1,45 @@
+"""Options that the timing programs of this folder share: models, clock, rounds. Knows no timing."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from random_model import BODY_TYPES
+from shapes import SHAPES
+
+from liquidcli.errors import UsageError
+
+CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
+
+
+def add_common(parser: argparse.ArgumentParser, *, shape: str, gated: str, rounds: int) -> None:
+    """Defaults are given where the programs differ."""
+    add = parser.add_argument
+    types = [kind.name.lower() for kind in BODY_TYPES]
+    add("--shape", choices=sorted(SHAPES), default=shape)
+    add("--gated", default=gated, metavar="upper|all|LIST", help=f"layers with a gate (default: {gated})")
+    add("--adapter", type=int, default=0, metavar="M", help="hidden size of the adapters (default: none)")
+    add("--type", choices=types, default="q4_0", help="of the layers' matrices")
+    add("--head-type", choices=types, default="q6_k", help="of embedding and head")
+    add("--rounds", type=int, default=rounds)
+    add("--threads", type=int, default=None)
+    add("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: time of this process, for a busy machine")
+    add("--seed", type=int, default=1)
+    add("--no-stock", action="store_true", help="leave the llama twin out")
+    add("--dir", type=Path, default=None, help="where the models go (default: a cache folder)")
+    add("--keep", action="store_true", help="keep the models for the next run")
+    add("--json", action="store_true")
+
+
+def check_common(options: argparse.Namespace) -> None:
+    """UsageError for what cannot be measured."""
+    if options.rounds < 1:
+        raise UsageError("--rounds is at least 1")
+    if options.clock == "cpu" and options.threads != 1:
+        raise UsageError("processor time is comparable for one thread only: waiting threads spin", hint="--threads 1")
+    if options.adapter % 32:
+        raise UsageError(f"the hidden size of an adapter is a multiple of 32, {options.adapter} is not")
+    if any(not 0 <= rate <= 1 for rate in options.skip_rate or ()):
+        raise UsageError("--skip-rate lies between 0 and 1")
