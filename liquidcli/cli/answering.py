@@ -120,7 +120,7 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     with _slow_progress("loading") as progress:
         engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=progress)
     with engine:
-        if note := untrained_context(engine.info.n_ctx, engine.info.n_ctx_train):
+        if note := untrained_context(words["n_ctx"], engine.info.n_ctx_train):
             out.warn(note)
         yield engine
 

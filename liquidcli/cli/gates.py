@@ -165,7 +165,7 @@ def _need_torch() -> None:
     import importlib.util
 
     if importlib.util.find_spec("torch") is None:
-        raise UsageError("training needs PyTorch, which is not installed", hint='pip install "liquid-depth[train]"')
+        raise UsageError("training needs PyTorch, which is not installed", hint="pip install torch safetensors")
 
 
 @gates_app.command()
@@ -179,8 +179,9 @@ def apply(base: BaseFile, pack: PackFile, output: Output, json: Json = False, qu
     if json:
         out.json(result)
         return
-    for name, kind in result["fallbacks"].items():
-        out.talk(f"{name} is {kind}: its rows do not divide into the blocks of the type beside it")
+    if fallbacks := result["fallbacks"]:
+        kinds = " or ".join(sorted(set(fallbacks.values())))
+        out.talk(f"{len(fallbacks)} adapter tensors fell back to {kinds}, a type that divides their rows")
     out.data(str(output))
 
 

@@ -200,5 +200,6 @@ def _figures(plan: Plan) -> str:
 
     figures = f"{size_text(plan.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
     if plan.n_fallbacks:
-        figures += f"; {plan.n_fallbacks} tensors fell back to a type that divides their rows"
+        tensors = "1 tensor" if plan.n_fallbacks == 1 else f"{plan.n_fallbacks} tensors"
+        figures += f"; {tensors} fell back to a type that divides their rows"
     return figures

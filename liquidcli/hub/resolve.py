@@ -159,6 +159,8 @@ def _missing(name: str) -> LiquidError:
         of_the_hub = f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
         hint = f"liquid convert {name} makes one of it{of_the_hub}"
         return UsageError(f"{name} is a folder, a GGUF file was expected", hint=hint)
+    if os.path.exists(name):  # noqa: PTH110 - says no to a name that is too long
+        return UsageError(f"{name} is a device or pipe, a GGUF file was expected")
     kind = "file" if "/" in name or name.endswith(".gguf") else "model"
     hint = "liquid list shows what is here, liquid pull fetches more"
     return NotFoundError(f"there is no {kind} {name[:200]}", hint=hint)

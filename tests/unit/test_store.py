@@ -93,6 +93,8 @@ def test_files_come_before_names_and_folders_are_no_files(tmp_path: Path) -> Non
     for folder in ("folder.gguf", "x/other", "."):
         with pytest.raises(UsageError, match="is a folder"):
             resolve.resolve_model(folder)
+    with pytest.raises(UsageError, match="device or pipe"):
+        resolve.resolve_model(os.devnull)
     for missing in ("nothing.gguf", "./no/model.gguf", "unheard-of", "n" * 5000):
         with pytest.raises(NotFoundError):
             resolve.resolve_model(missing)
