@@ -88,7 +88,7 @@ static void liquid_move_rows(ggml_tensor * t, ggml_backend_buffer_ptr & buf, uin
 
 bool liquid_kv_rows::fit(uint32_t n_needed, uint32_t n_kept) {
     const uint32_t n_cells = k->ne[1];
-    const uint32_t enough  = std::min(n_cells, std::max(LIQUID_FEWEST_ROWS, n_needed + n_needed/32));
+    const uint32_t enough  = std::min(n_cells, std::max(LIQUID_FEWEST_ROWS, n_needed + n_needed/64));
     if (n_needed <= n_rows && n_rows <= 2*enough + 256 && n_rows > 0) {
         return false;
     }
