@@ -169,6 +169,10 @@ class Context:
         info = self.model.depth
         return depth.trace(self.pointer, info) if self._tracing and info else None
 
+    def kv_bytes(self) -> int | None:
+        """Of the tokens in memory now; None where the memory is no cache of K and V."""
+        return depth.kv_bytes(self.pointer)
+
     def stats(self) -> depth.Stats:
         return depth.stats(self.pointer)
 

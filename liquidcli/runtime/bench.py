@@ -56,6 +56,7 @@ class Result:
     samples_ns: list[int] = field(default_factory=list)
     stats: Any = None
     peak_rss_bytes: int = 0
+    kv_bytes: int | None = None  # in use when a sample ended; None: the library cannot tell
     test_time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     @property
@@ -160,6 +161,7 @@ def _sample(engine: Engine, result: Result, tokens: np.ndarray, n_batch: int) ->
     stats = engine.depth_stats()
     result.stats = stats if result.stats is None else result.stats + stats
     result.peak_rss_bytes = max(result.peak_rss_bytes, peak_rss_bytes())
+    result.kv_bytes = engine.kv_bytes()
 
 
 def _begin(engine: Engine, policy: DepthPolicy, context: np.ndarray, n_batch: int) -> None:

@@ -56,7 +56,7 @@ def record(engine: Engine, result: Result, settings: dict[str, Any], fed: str) -
         "executed_fraction": result.stats.executed_fraction,
         "layers_run_mean": result.stats.layers_run_mean,
         "peak_rss_bytes": result.peak_rss_bytes,
-        "kv_bytes": need.kv_bytes,
+        "kv_bytes": need.kv_bytes if result.kv_bytes is None else result.kv_bytes,
         "fed": fed,
     }
 
@@ -153,5 +153,6 @@ _DEPTH_COLUMNS = (
 _LAST_COLUMNS = (
     ("test", True, _test),
     ("t/s", True, lambda row: f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}"),
+    ("K, V", True, lambda row: f"{row['kv_bytes'] / 2**20:.1f} MiB"),
     ("peak RSS", True, lambda row: f"{row['peak_rss_bytes'] / 2**20:.0f} MiB"),
 )

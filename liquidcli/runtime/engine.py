@@ -148,6 +148,10 @@ class Engine:
         self.context.clear()
         self._held = []
 
+    def kv_bytes(self) -> int | None:
+        """Of the tokens in memory now; None where the memory is no cache of K and V."""
+        return self.context.kv_bytes()
+
     def seq_rm(self, seq_id: int, start: int = -1, end: int = -1) -> bool:
         self._held = None
         return self.context.seq_rm(seq_id, start, end)

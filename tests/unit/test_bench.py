@@ -50,6 +50,9 @@ class Recorder:
         runs = self.n_tokens * (10 if self.policy is FULL else 8)
         return DepthStats(10, self.n_tokens, runs)
 
+    def kv_bytes(self):
+        return 100 * self.n_tokens
+
     def decode(self, tokens, logits):
         assert logits == "last"
         self.n_tokens += len(tokens)
@@ -98,6 +101,7 @@ def test_depths_take_turns_and_each_sample_starts_from_its_own_context():
     assert [result.stats.n_tokens for result in results] == [10, 10, 10]
     assert [result.stats.executed_fraction for result in results] == [0.8, 1.0, 0.8]
     assert results[0].peak_rss_bytes > 1 << 20
+    assert results[0].kv_bytes == 100 * results[0].stats.n_tokens // len(results[0].samples_ns)
 
 
 def test_figures_are_means_and_deviations_of_the_samples():
