@@ -5,8 +5,9 @@
     python benchmarks/batches.py --shape llama-3.2-1b --sequences 8 --skip-rate 0.5
 
 Every gate skips a row with the given probability, from a table of decisions; the gates themselves are computed all the
-same. needed = multiplications of the rows that run, of K, V, adapter and gate of the others, and of the head, over
-those of full depth. Printed are medians over rounds of time(skip) / time(full), and that ratio over needed.
+same. needed = multiplications of the rows that run, of adapter and gate of the others (and of their K and V, unless the
+model drops them), and of the head, over those of full depth. Printed are medians over rounds of time(skip) /
+time(full), and that ratio over needed.
 
 Knows rounds and figures. `cases.py` makes the models, `needed.py` counts multiplications.
 """
@@ -70,7 +71,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.shape = options, SHAPES[options.shape]
         layers = gated_layers(self.shape, options.gated)
-        self.gates = Gates(layers, adapter=options.adapter)
+        self.gates = Gates(layers, adapter=options.adapter, kv_policy=options.kv_policy)
         types = Type[options.type.upper()], Type[options.head_type.upper()]
         self.files = Files(options.dir or cache_folder(), self.shape, *types, options.seed)
         self.written: list[Path] = []

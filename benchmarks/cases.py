@@ -108,6 +108,7 @@ class Files:
         if gates:
             layers = f"gates{len(gates.layers)}x{zlib.crc32(repr(gates.layers).encode()):08x}"
             parts += [gates.kind, f"r{gates.rank}", f"m{gates.adapter}", "scaled" if gates.scaled else "plain", layers]
+            parts += [gates.kv_policy] if gates.kv_policy != "project" else []
         return self.folder / ("-".join(parts) + (".liquid" if gates else ".llama") + ".gguf")
 
     def size_bytes(self, gates: Gates | None) -> int:

@@ -198,7 +198,8 @@ def cases_of(options: argparse.Namespace) -> Iterator[Case]:
     shape = SHAPES[options.shape]
     layers = gated_layers(shape, options.gated)
     rank = options.rank or max(4, shape.n_embd // 16)
-    gates = Gates(layers, options.gate, rank if options.gate == "bottleneck" else 0, options.adapter, options.scaled)
+    kind = {"kind": options.gate, "rank": rank if options.gate == "bottleneck" else 0, "kv_policy": options.kv_policy}
+    gates = Gates(layers, adapter=options.adapter, scaled=options.scaled, **kind)
     for rate in options.skip_rate or ():
         yield Case(shape, gates, skip_rate=rate)
     default = [] if options.skip_rate else [str(shape.n_layer // 4)]

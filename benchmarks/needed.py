@@ -1,7 +1,7 @@
 """How many multiplications a batch of rows needs, at full depth and with decisions given, from a shape's sizes.
 
-Knows matrices and attention (kv_policy = project: a skipped row still computes K, V, its gate and its adapter). Does
-not count norms, rotations and other work that grows with n_embd alone.
+Knows matrices and attention: a skipped row still computes its gate, its adapter and, unless the model drops them, K and
+V. Does not count norms, rotations and other work that grows with n_embd alone.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ class Work:
 
 def work_of(shape: Shape, gates: Gates, run: np.ndarray, *, outputs: int) -> Work:
     """run: [n_seq, n_pos, n_gate], not 0 where the row runs; `outputs`: rows whose logits are computed."""
-    n_seq, n_pos, _ = run.shape
-    kv = 2 * shape.n_embd * shape.n_embd_kv
+    ran = run != 0
+    n_seq, n_pos, n_gate = ran.shape
+    seen = 1 + np.arange(n_pos)  # positions that a row attends to
+    kv, matrices = 2 * shape.n_embd * shape.n_embd_kv, _matrices(shape)
     gate = shape.n_embd if not gates.rank else (shape.n_embd + 1) * gates.rank
     adapter = 3 * shape.n_embd * gates.adapter
-    row_work = _layer_rows(shape, n_pos)  # [n_pos]
-    full = n_seq * shape.n_layer * float(np.sum(row_work + kv))
-    spared = float(np.sum((run == 0) * (row_work - adapter)[None, :, None]))
     head = outputs * shape.n_embd * shape.n_vocab
-    return Work(full + head, full - spared + run.size * gate + head)
+
+    layer = n_seq * float(np.sum(matrices + kv + 2 * shape.n_embd * seen))
+    if gates.kv_policy == "drop":
+        seen_there, stored = np.cumsum(ran, axis=1), ran
+    else:
+        seen_there, stored = np.broadcast_to(seen[None, :, None], ran.shape), np.ones_like(ran)
+    running = float(np.sum(ran * (matrices + 2 * shape.n_embd * seen_there)))
+    gated = running + kv * stored.sum() + adapter * (~ran).sum() + gate * ran.size
+    return Work(shape.n_layer * layer + head, (shape.n_layer - n_gate) * layer + gated + head)
 
 
-def _layer_rows(shape: Shape, n_pos: int) -> np.ndarray:  # [n_pos]
-    """What a row that runs computes in one layer beyond K and V: Q, output, causal attention, feed-forward network."""
-    attention = 2 * shape.n_embd * shape.n_embd + 2 * shape.n_embd * (1 + np.arange(n_pos))
+def _matrices(shape: Shape) -> int:
+    """Q, output and feed-forward network of one row in one layer."""
     ffn = 3 * shape.n_embd * shape.n_ff * max(1, shape.n_expert_used) + shape.n_embd * shape.n_expert
-    return attention + ffn
+    return 2 * shape.n_embd * shape.n_embd + ffn

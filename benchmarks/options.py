@@ -14,13 +14,16 @@ from liquidcli.errors import UsageError
 CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 
 
-def add_common(parser: argparse.ArgumentParser, *, shape: str, gated: str, rounds: int) -> None:
+def add_common(
+    parser: argparse.ArgumentParser, *, shape: str, gated: str, rounds: int, kv_policy: str = "project"
+) -> None:
     """Defaults are given where the programs differ."""
     add = parser.add_argument
     types = [kind.name.lower() for kind in BODY_TYPES]
     add("--shape", choices=sorted(SHAPES), default=shape)
     add("--gated", default=gated, metavar="upper|all|LIST", help=f"layers with a gate (default: {gated})")
     add("--adapter", type=int, default=0, metavar="M", help="hidden size of the adapters (default: none)")
+    add("--kv-policy", choices=("project", "drop"), default=kv_policy, help=f"(default: {kv_policy})")
     add("--type", choices=types, default="q4_0", help="of the layers' matrices")
     add("--head-type", choices=types, default="q6_k", help="of embedding and head")
     add("--rounds", type=int, default=rounds)

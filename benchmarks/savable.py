@@ -1,6 +1,6 @@
 """How many bytes of weights a token reads, at every layer and with layers skipped, from a GGUF's own tensor table.
 
-Knows which tensors a skipped layer still reads (kv_policy = project: its norm, K and V; its gate; its adapter) and
+Knows which tensors a skipped layer still reads (its norm, gate and adapter; under kv_policy = project K and V) and
 that of a mixture of experts only the used ones are read. Activations and the K,V cache are not counted: contexts are
 short here.
 """
@@ -64,21 +64,22 @@ def token_bytes(f: GGUFFile) -> TokenBytes:
     """Sort every tensor of the file into what a token reads of it."""
     arch = f.architecture
     used_share = f.metadata.get(f"{arch}.expert_used_count", 0) / max(1, f.metadata.get(f"{arch}.expert_count", 0))
+    drops = f.metadata.get(f"{arch}.depth.kv_policy") == "drop"
     shared = 0
     layers: dict[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_PARTS, 0))
     for info in f.tensors.values():
         match = _BLOCK.match(info.name)
         if match:
             share = used_share if match[2].endswith("_exps") else 1
-            layers[int(match[1])][_part(match[2])] += round(info.size_bytes * share)
+            layers[int(match[1])][_part(match[2], drops)] += round(info.size_bytes * share)
         else:
             shared += _shared_bytes(info, tied="output.weight" not in f.tensors)
     return TokenBytes(shared, tuple(LayerBytes(**layers[i]) for i in range(f.block_count)))
 
 
-def _part(name: str) -> str:
+def _part(name: str, drops: bool) -> str:
     if name in _ALWAYS:
-        return "always"
+        return "run" if drops and name != "attn_norm" else "always"
     if name == "ffn_norm":
         return "norm"
     return {"depth_gate": "gate", "depth_skip": "adapter"}.get("_".join(name.split("_")[:2]), "run")

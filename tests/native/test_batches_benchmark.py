@@ -42,6 +42,8 @@ def test_what_is_needed_is_counted_by_hand():
     full = 8 * (sum(row) + 2 * 2 * 256 * 128) + 256 * 1024
     assert work.full == full
     assert work.skipping == full - row[1] + 3 * 256 * 32 + 2 * 256
+    dropping = work_of(shape, Gates((7,), adapter=32, kv_policy="drop"), run, outputs=1)
+    assert dropping.skipping == work.skipping - 2 * 256 * 128
 
 
 def test_wrong_options_are_one_sentence():

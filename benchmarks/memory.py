@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What does a long context cost when layers are skipped? Memory and single-token speed, full depth beside skipping.
+
+    python benchmarks/memory.py --shape smollm2-135m --context 4096 --context 16384 --skip-rate 0.5
+
+Each gate skips a token with the given probability, from a table of decisions. Every way of computing has a process of
+its own: it loads, fills the context with random tokens and then computes single ones. Memory is the peak of the
+resident size above that of the idle process, which has loaded the model; K, V are the bytes in use.
+
+Knows processes and figures. `cases.py` makes the models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import Files, cache_folder, gated_layers
+from options import add_common, check_common
+from shapes import SHAPES, Gates, Type
+
+from liquidcli.errors import LiquidError, UsageError
+from liquidcli.ui.console import out
+
+_COLUMNS = (
+    "context", ">run", ">K, V MiB", ">of full", ">peak MiB", ">whole MiB", ">of full", ">whole of full", ">ms/token",
+    ">full / skip",
+)  # fmt: skip
+_N_SINGLE = 16
+_N_POS = 4096  # positions in the table of decisions; it repeats
+
+
+def child(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
+    """In a process of its own: fill the context, then single tokens; rate 0 is full depth."""
+    from liquidcli.llama import depth
+    from liquidcli.runtime.bench import peak_rss_bytes, reset_peak_rss
+    from liquidcli.runtime.engine import Engine
+
+    with Engine.load(path, n_ctx=n_context + _N_SINGLE + 1, n_threads=n_threads, n_batch=512) as engine:
+        if rate:
+            rows = (_N_POS, len(engine.info.gates))
+            depth.set_forced(engine.context.pointer, np.random.default_rng(11).random((1, *rows)) >= rate)
+            depth.set_depth(engine.context.pointer, depth.Mode.FORCED)
+        else:
+            depth.set_depth(engine.context.pointer, depth.Mode.FULL)
+        tokens = np.random.default_rng(3).integers(3, engine.info.n_vocab, n_context + _N_SINGLE + 1, np.int32)
+        engine.decode(tokens[:1], logits="last")
+        reset_peak_rss()
+        idle = peak_rss_bytes()
+        engine.decode(tokens[1:n_context], logits="last")
+        times = []
+        for i in range(n_context, n_context + _N_SINGLE):
+            began = time.perf_counter_ns()
+            engine.decode(tokens[i : i + 1], logits="last")
+            times.append((time.perf_counter_ns() - began) / 1e6)
+        return {
+            "executed_fraction": engine.depth_stats().executed_fraction,
+            "kv_bytes": engine.kv_bytes(),
+            "idle_bytes": idle,
+            "peak_bytes": peak_rss_bytes(),
+            "ms_per_token": float(np.median(times)),
+        }
+
+
+def measure(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
+    arguments = ["--child", str(path), "--context", str(n_context), "--skip-rate", str(rate)]
+    arguments += ["--threads", str(n_threads)] if n_threads else []
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LiquidError(f"the measuring process ended with {done.returncode}: {done.stderr.strip()[-200:]}")
+    return json.loads(done.stdout)
+
+
+def compare(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
+    """Full depth and skipping, one after the other."""
+    full, skip = (measure(path, n_context, share, n_threads) for share in (0.0, rate))
+    used = {name: found["peak_bytes"] - found["idle_bytes"] for name, found in (("full", full), ("skip", skip))}
+    return {
+        "context": n_context,
+        "skip_rate": rate,
+        "full": full,
+        "skip": skip,
+        "executed_fraction": skip["executed_fraction"],
+        "kv_over_full": skip["kv_bytes"] / full["kv_bytes"],
+        "peak_over_full": used["skip"] / used["full"],
+        "process_over_full": skip["peak_bytes"] / full["peak_bytes"],
+        "speedup": full["ms_per_token"] / skip["ms_per_token"],
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="memory.py", description=__doc__.split("\n\nKnows")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add_common(parser, shape="smollm2-135m", gated="all", rounds=1, kv_policy="drop")
+    parser.add_argument("--context", action="append", type=int, metavar="N", help="tokens in memory; repeat")
+    parser.add_argument("--skip-rate", type=float, default=0.5, metavar="P", help="share of tokens each gate skips")
+    parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    check_common(argparse.Namespace(**{**vars(options), "skip_rate": [options.skip_rate]}))
+    if any(n < 2 for n in options.context or ()):
+        raise UsageError("--context is at least 2")
+    return options
+
+
+def _row(figures: dict[str, Any]) -> list[str]:
+    full, skip = figures["full"], figures["skip"]
+
+    def mib(name: str) -> str:
+        return f"{full[name] / 2**20:.0f} -> {skip[name] / 2**20:.0f}"
+
+    above = [(found["peak_bytes"] - found["idle_bytes"]) / 2**20 for found in (full, skip)]
+    return [
+        str(figures["context"]), f"{figures['executed_fraction']:.3f}", mib("kv_bytes"),
+        f"{figures['kv_over_full']:.3f}", f"{above[0]:.0f} -> {above[1]:.0f}", mib("peak_bytes"),
+        f"{figures['peak_over_full']:.3f}", f"{figures['process_over_full']:.3f}",
+        f"{full['ms_per_token']:.1f} -> {skip['ms_per_token']:.1f}", f"{figures['speedup']:.2f}",
+    ]  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    shape = SHAPES[options.shape]
+    gates = Gates(gated_layers(shape, options.gated), adapter=options.adapter, kv_policy=options.kv_policy)
+    types = Type[options.type.upper()], Type[options.head_type.upper()]
+    files = Files(options.dir or cache_folder(), shape, *types, options.seed)
+    path, is_new = files.make(gates)
+    try:
+        return [compare(path, n, options.skip_rate, options.threads) for n in options.context or [4096]]
+    finally:
+        if is_new and not options.keep:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                files.folder.rmdir()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        options = parse(arguments)
+        if options.child:
+            found = child(options.child, options.context[0], options.skip_rate, options.threads)
+            os.write(1, json.dumps(found).encode())
+            return 0
+        out.configure(json=options.json)
+        results = run(options)
+    except LiquidError as error:
+        out.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        out.json(results)
+        return 0
+    out.talk(f"{options.shape} {options.type}, kv_policy {options.kv_policy}; full depth -> skipping")
+    out.table(_COLUMNS, [_row(figures) for figures in results])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
