@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from liquidcli.llama import depth as depth_api
+from tests.core_families import core_first
 from tests.native.parity import NativeModel, Setting
 from tests.tiny import make_model, random_tokens
 from tests.tiny_families import FAMILIES
@@ -42,7 +43,7 @@ def logits(native: NativeModel, tokens: np.ndarray, forced: np.ndarray, engine: 
     return np.concatenate([*found, np.full((1, native.n_vocab), fraction.n_layer_runs, np.float32)])
 
 
-@pytest.mark.parametrize("family", GATED)
+@pytest.mark.parametrize("family", core_first(GATED))
 def test_rows_equal_masking(family: str, tmp_path: Path) -> None:
     model = make_model(family)
     native = NativeModel(write_gguf(model, tmp_path / "tiny.gguf"))
