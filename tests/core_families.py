@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-CORE = ("linear-adapter", "bottleneck", "span2-adapter", "flexidepth", "moe", "every-scope", "exit-around", "drop-span2")
+CORE = {
+    "linear-adapter", "bottleneck", "span2-adapter", "flexidepth", "moe", "every-scope", "exit-around", "drop-span2",
+}  # fmt: skip
 
 
 def core_first(families: Iterable[str]) -> list[Any]:
