@@ -66,6 +66,9 @@ def test_ctrl_c_leaves_no_model_behind(tmp_path):
     while len(list((tmp_path / "m").glob("*.gguf"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out) == (130, "") and "Traceback" not in err
     assert not (tmp_path / "m").exists()
