@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gguf import GGUFValueType as Type
 
 from liquidcli.errors import IntegrityError
-from liquidcli.gate_layout import GateLayout
+from liquidcli.gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys
 
 from . import fields
 from .config import Config
@@ -46,19 +46,9 @@ def _wrong(what: str) -> IntegrityError:
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(DepthKeys):
     """Spelled as in config.json and GGUF."""
 
-    gate_kind: str
-    gate_span: tuple[int, ...]
-    gate_scope: tuple[str, ...] | None = None
-    gate_exit: tuple[bool, ...] | None = None
-    threshold: float = 0.5
-    kv_policy: str = "project"
-    ffn_scaled_by_gate: bool = False
-    adapter_scaled_by_gate: bool = False
-    min_layers: int = 0
-    always_run_tokens: int = 0
     adapter_size: int = 0
     gate_rank: int = 0
     calibration: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # thresholds, executed fractions
@@ -70,10 +60,6 @@ class Depth:
             raise _wrong("gate_rank is missing, bottleneck gates need one")
         if self.adapter_size % ADAPTER_MULTIPLE:
             raise _wrong(f"adapter_size is {self.adapter_size}, expected a multiple of {ADAPTER_MULTIPLE}")
-
-    @property
-    def layout(self) -> GateLayout:
-        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)
 
     def has_adapter(self, layer: int) -> bool:
         return bool(self.adapter_size) and self.layout.has_adapter(layer)
@@ -87,12 +73,12 @@ def read_depth(config: Config, n_layer: int) -> Depth | None:
     if section is None:
         return None
     return Depth(
-        gate_kind=section.choice("gate_kind", ("linear", "bottleneck"), "linear"),
+        gate_kind=section.choice("gate_kind", GATE_KINDS, "linear"),
         gate_span=section.items("gate_span", int, n_layer),
         gate_scope=section.items("gate_scope", str, n_layer, default=None),
         gate_exit=section.items("gate_exit", bool, n_layer, default=None),
         threshold=section.number("threshold", 0.5, high=1.0),
-        kv_policy=section.choice("kv_policy", ("project", "drop"), "project"),
+        kv_policy=section.choice("kv_policy", KV_POLICIES, "project"),
         ffn_scaled_by_gate=section.flag("ffn_scaled_by_gate", False),
         adapter_scaled_by_gate=section.flag("adapter_scaled_by_gate", False),
         min_layers=section.integer("min_layers", 0, low=0),

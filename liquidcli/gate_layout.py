@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 # gate_scope -> what each gate of the layer switches, in order
 SCOPES = {"layer": ("layer",), "attn": ("attn",), "ffn": ("ffn",), "attn+ffn": ("attn", "ffn")}
+GATE_KINDS = ("linear", "bottleneck")
+KV_POLICIES = ("project", "drop")
 STEMS = {"layer": "depth_gate", "attn": "depth_gate_attn", "ffn": "depth_gate_ffn"}
 
 
@@ -81,3 +83,23 @@ class GateLayout:
     def has_adapter(self, layer: int) -> bool:
         """Whether one may be there."""
         return any(gate.may_adapt for gate in self.at(layer))
+
+
+@dataclass(frozen=True)
+class DepthKeys:
+    """What config.json, GGUF and gate packs say about depth under the same names; each adds its own."""
+
+    gate_span: tuple[int, ...]  # one per layer: 0 = no gate here, s = a gate here governs s layers
+    gate_kind: str = "linear"
+    gate_scope: tuple[str, ...] | None = None
+    gate_exit: tuple[bool, ...] | None = None
+    threshold: float = 0.5
+    kv_policy: str = "project"
+    ffn_scaled_by_gate: bool = False
+    adapter_scaled_by_gate: bool = False
+    min_layers: int = 0
+    always_run_tokens: int = 0
+
+    @property
+    def layout(self) -> GateLayout:
+        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)

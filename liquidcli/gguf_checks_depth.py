@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from .errors import IntegrityError
-from .gate_layout import GateLayout, GatePlace
+from .gate_layout import GATE_KINDS, KV_POLICIES, GateLayout, GatePlace
 from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile
 
 PREFIX = "liquid.depth."
-GATE_KINDS = ("linear", "bottleneck")
-KV_POLICIES = ("project", "drop")
 _VERSION = 1
 _PARTS = ("", "_enc", "_norm", "_dec")  # after the gate's stem
 _SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")

@@ -19,7 +19,7 @@ from gguf import GGUFValueType as V
 
 from ..errors import IntegrityError
 from ..files import atomic_output
-from ..gate_layout import GateLayout, GatePlace
+from ..gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys, GatePlace
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .identity import Identity
@@ -30,29 +30,15 @@ SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
 _GATE_PARTS = ("", "_enc", "_norm", "_dec")  # after a gate's stem
 _NAME = re.compile(r"^blk\.(\d{1,4})\.([a-z_]+)\.(weight|bias)$")
 _LORA = re.compile(r"^(.+\.weight)\.(lora_a|lora_b)$")
-_CHOICES = {"gate_kind": ("linear", "bottleneck"), "kv_policy": ("project", "drop")}
+_CHOICES = {"gate_kind": GATE_KINDS, "kv_policy": KV_POLICIES}
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(DepthKeys):
     """The `liquid.depth.*` keys; names as there."""
 
-    gate_span: tuple[int, ...]
-    gate_kind: str = "linear"
-    gate_scope: tuple[str, ...] | None = None
-    gate_exit: tuple[bool, ...] | None = None
-    threshold: float = 0.5
-    kv_policy: str = "project"
-    ffn_scaled_by_gate: bool = False
-    adapter_scaled_by_gate: bool = False
-    min_layers: int = 0
-    always_run_tokens: int = 0
     calibration_threshold: tuple[float, ...] = ()
     calibration_executed_fraction: tuple[float, ...] = ()
-
-    @property
-    def layout(self) -> GateLayout:
-        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)
 
     @property
     def layers(self) -> tuple[int, ...]:

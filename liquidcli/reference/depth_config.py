@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from liquidcli.errors import IntegrityError
-from liquidcli.gate_layout import GateLayout, GatePlace
+from liquidcli.gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys, GatePlace
 
-GATE_KINDS = ("linear", "bottleneck")
-KV_POLICIES = ("project", "drop")
 
 def require(ok: bool, what: str) -> None:
     if not ok:
@@ -16,17 +14,7 @@ def require(ok: bool, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class DepthConfig:
-    gate_span: tuple[int, ...]  # one per layer: 0 = no gate here, s = a gate here governs s layers
-    gate_kind: str = "linear"
-    gate_scope: tuple[str, ...] | None = None
-    gate_exit: tuple[bool, ...] | None = None
-    threshold: float = 0.5
-    kv_policy: str = "project"
-    ffn_scaled_by_gate: bool = False
-    adapter_scaled_by_gate: bool = False
-    min_layers: int = 0
-    always_run_tokens: int = 0
+class DepthConfig(DepthKeys):
     adapter_size: int = 0  # 0: a skipped span leaves h as it is
     gate_rank: int = 0  # bottleneck only
     gate_bias: bool = False
@@ -44,10 +32,6 @@ class DepthConfig:
         )
         fault = self.layout.fault()
         require(fault is None, f"depth: {fault}")
-
-    @property
-    def layout(self) -> GateLayout:
-        return GateLayout(self.gate_span, self.gate_scope, self.gate_exit)
 
     def has_adapter(self, layer: int) -> bool:
         return bool(self.adapter_size) and self.layout.has_adapter(layer)
