@@ -1,48 +1,19 @@
-"""Tiny random checkpoints by transformers: our GGUF is upstream's converter's, tensors bit for bit and key for key.
-
-Upstream tells a pre-tokenizer by the hash of one text's tokens, which a tiny vocabulary cannot have: it is told.
-"""
+"""Tiny random checkpoints by transformers: our GGUF is upstream's converter's, tensors bit for bit and key for key."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from liquidcli import converters
-from liquidcli.gguf_file import GGUFFile, open_gguf
+from liquidcli.gguf_file import open_gguf
+from tests.convert_oracle import MARKS, NO_BOS, Case, check_ours_is_theirs, run_upstream
 from tests.hf_folders import byte_level_tokenizer, sentencepiece_model, sentencepiece_tokenizer, split_step, write_json
 from tests.unit.test_converters_tokenizers import LLAMA3
 
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.skipif("LIQUID_ORACLE_DIR" not in os.environ, reason="LIQUID_ORACLE_DIR names no upstream converter"),
-]
-DRIVER = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import convert_hf_to_gguf
-from conversion.base import TextModel
-for folder, outtype, out, pre in json.load(open(sys.argv[2])):
-    TextModel.get_vocab_base_pre = lambda self, tokenizer, pre=pre: pre
-    sys.argv[1:] = [folder, "--outtype", outtype, "--outfile", out]
-    convert_hf_to_gguf.main()
-"""
-# keys that may differ: where a file comes from, not what it is
-PROVENANCE = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
-# written always, because llama.cpp adds a bos by itself under some pre-tokenizers
-NO_BOS = {"tokenizer.ggml.add_bos_token": False}
-SMALL = {
-    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
+pytestmark = MARKS
 LLAMA3_SCALING = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
@@ -52,20 +23,6 @@ YARN = {
     "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
 OWN_MAGNITUDE = {"llama.rope.scaling.attn_factor": float(np.float32(1.3 / (0.1 * np.log(4.0) + 1)))}
-
-
-@dataclass(frozen=True)
-class Case:
-    """`extra`: keys that we write on purpose and upstream does not, with their values."""
-
-    config: dict[str, Any] = field(default_factory=dict)
-    outtype: str = "f16"
-    dtype: str = "float32"
-    pre: str = "gpt-2"
-    name: str = "model"
-    save: dict[str, Any] = field(default_factory=dict)
-    finish: Callable[[Path], None] = lambda folder: None
-    extra: dict[str, Any] = field(default_factory=lambda: NO_BOS)
 
 
 def llama3_tokenizer(folder: Path) -> None:
@@ -109,7 +66,7 @@ CASES: dict[str, Case] = {
     "yarn-magnitude": Case({"rope_parameters": {**YARN, "attention_factor": 1.3}}, extra={**NO_BOS, **OWN_MAGNITUDE}),
     "tied": Case({"tie_word_embeddings": True}),
     "biased": Case({"attention_bias": True, "mlp_bias": True}),
-    "mistral": Case({"model_type": "mistral", "sliding_window": 64, "head_dim": 24}),
+    "mistral": Case({"sliding_window": 64, "head_dim": 24}, model_type="mistral"),
     "shards": Case({"rope_parameters": LLAMA3_SCALING}, "bf16", "bfloat16", save={"max_shard_size": "100KB"}),
     "llama3-tokenizer": Case(pre="llama-bpe", finish=llama3_tokenizer, extra={}),
     "sentencepiece": Case({"bos_token_id": 1, "eos_token_id": 2}, finish=sentencepiece, extra={}),
@@ -122,63 +79,14 @@ CASES: dict[str, Case] = {
 }
 
 
-def write_checkpoint(folder: Path, case: Case) -> Path:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
-
-    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM)}
-    words = {**SMALL, **case.config}
-    config_kind, model_kind = kinds[words.pop("model_type", "llama")]
-    torch.manual_seed(0)
-    model = model_kind(config_kind(**words)).to(getattr(torch, case.dtype))
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight)
-    model.save_pretrained(folder, **case.save)
-    write_json(folder / "tokenizer.json", byte_level_tokenizer())
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    write_json(folder / "tokenizer_config.json", {**settings, "chat_template": "{{ messages }}"})
-    case.finish(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def upstream() -> Path:
-    """The folder with upstream's converter, out of the pinned archive."""
-    return Path(os.environ["LIQUID_ORACLE_DIR"])
-
-
-@pytest.fixture(scope="session")
-def folders(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per case with the checkpoint and, from one process, upstream's `theirs.gguf`."""
-    home = tmp_path_factory.mktemp("cases")
-    jobs = []
-    for name, case in CASES.items():
-        folder = write_checkpoint(home / name / case.name, case)
-        jobs.append((str(folder), case.outtype, str(home / name / "theirs.gguf"), case.pre))
-    (home / "driver.py").write_text(DRIVER)
-    write_json(home / "jobs.json", jobs)
-    command = [sys.executable, str(home / "driver.py"), str(upstream), str(home / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return home
-
-
-def typed(f: GGUFFile, *left_out: str) -> dict[str, tuple]:
-    return {key: (value, f.metadata_types[key]) for key, value in f.metadata.items() if key not in left_out}
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_upstream(CASES, tmp_path_factory.mktemp("cases"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_ours_is_theirs(name: str, folders: Path, tmp_path: Path) -> None:
-    case = CASES[name]
-    plan = converters.plan(folders / name / case.name, case.outtype)
-    ours = converters.run(plan, tmp_path / "ours.gguf").output
-    with open_gguf(ours) as a, open_gguf(folders / name / "theirs.gguf") as b:
-        shapes = [{key: (info.shape, info.type) for key, info in f.tensors.items()} for f in (a, b)]
-        assert shapes[0] == shapes[1]
-        assert [key for key in a.tensors if a.raw(key).tobytes() != b.raw(key).tobytes()] == []
-        mine, others = typed(a, *PROVENANCE), typed(b, *PROVENANCE)
-        assert {key: mine.pop(key)[0] for key in set(mine) - set(others)} == case.extra
-        assert mine == others
+    check_ours_is_theirs(CASES[name], folders / name, tmp_path / "ours.gguf")
 
 
 def test_the_cases_are_what_they_say(folders: Path) -> None:
