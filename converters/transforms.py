@@ -1,14 +1,15 @@
 """From a checkpoint's arrangement of numbers to GGUF's: small pure functions on arrays.
 
 `Transform.by_row` promises that the function may be applied to any run of rows of the first axis and the results
-joined, which is how big tensors stream. Rearranging functions never look at the numbers, so BF16 bits
-pass through unchanged.
+joined, which is how big tensors stream; it holds for the way back too. Rearranging functions never look at the numbers,
+so BF16 bits pass through unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ class Transform:
     name: str
     function: Callable[..., np.ndarray]
     by_row: bool = False
+    # the way back: a target to what it holds of its source. One source's several targets are joined along `joined`;
+    # several sources come as a list. None: there is no way back.
+    inverse: Callable[[np.ndarray], Any] | None = None
+    joined: int = -1
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         return self.function(*arrays)
@@ -52,18 +57,24 @@ def flatten(w: np.ndarray) -> np.ndarray:  # (1, d) -> (d)
     return w.reshape(-1)
 
 
+def unflatten(w: np.ndarray) -> np.ndarray:  # (d) -> (1, d)
+    return w.reshape(1, -1)
+
+
 def fold_head(dec: np.ndarray, head: np.ndarray) -> np.ndarray:  # (d, r), (1, d) -> (r)
     """head . dec as one vector: nothing non-linear stands between them. Summed in float64, rounded once."""
     return (head.astype(np.float64) @ dec.astype(np.float64)).reshape(-1).astype(np.float32)
 
 
-SAME = Transform("same", lambda w: w, by_row=True)
-SWAP = Transform("swap_last", swap_last, by_row=True)
-FIRST_HALF = Transform("first_half", first_half, by_row=True)
-SECOND_HALF = Transform("second_half", second_half, by_row=True)
-FLATTEN = Transform("flatten", flatten)
+SAME = Transform("same", lambda w: w, by_row=True, inverse=lambda w: w)
+SWAP = Transform("swap_last", swap_last, by_row=True, inverse=swap_last)
+FIRST_HALF = Transform("first_half", first_half, by_row=True, inverse=swap_last)
+SECOND_HALF = Transform("second_half", second_half, by_row=True, inverse=swap_last)
+FLATTEN = Transform("flatten", flatten, inverse=unflatten)
 FOLD = Transform("fold_head", fold_head)
 
 
 def interleaved(n_head: int) -> Transform:
-    return Transform(f"interleave({n_head})", lambda w: interleave(w, n_head))
+    return Transform(
+        f"interleave({n_head})", lambda w: interleave(w, n_head), inverse=lambda w: deinterleave(w, n_head)
+    )
