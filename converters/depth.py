@@ -18,7 +18,7 @@ from . import fields
 from .config import Config
 from .fields import Field
 from .tensors import GATE_ROLE, Row, Target, row
-from .transforms import FLATTEN, FOLD
+from .transforms import FLATTEN, FOLD, SAME, padded
 
 VERSION = 1
 ADAPTER_MULTIPLE = 32
@@ -58,14 +58,17 @@ class Depth(DepthKeys):
             raise _wrong(fault)
         if self.gate_kind == "bottleneck" and not self.gate_rank:
             raise _wrong("gate_rank is missing, bottleneck gates need one")
-        if self.adapter_size % ADAPTER_MULTIPLE:
-            raise _wrong(f"adapter_size is {self.adapter_size}, expected a multiple of {ADAPTER_MULTIPLE}")
 
     def has_adapter(self, layer: int) -> bool:
         return bool(self.adapter_size) and self.layout.has_adapter(layer)
 
     def dims(self) -> dict[str, int]:
-        return {"m": self.adapter_size, "r": self.gate_rank}
+        """`m+`: the adapter's hidden units with those of zeros that fill up the last block."""
+        return {"m": self.adapter_size, "m+": self.adapter_size + self.missing_units, "r": self.gate_rank}
+
+    @property
+    def missing_units(self) -> int:
+        return -self.adapter_size % ADAPTER_MULTIPLE
 
 
 def read_depth(config: Config, n_layer: int) -> Depth | None:
@@ -105,8 +108,15 @@ def depth_rows(depth: Depth, layer: int, names: Names, present: Collection[str],
     for gate in depth.layout.at(layer):
         yield from _gate_rows(depth, layer, names, gate.stem, present, fold)
     if depth.has_adapter(layer):
-        for part, shape in (("skip_gate", "m d"), ("skip_up", "m d"), ("skip_down", "d m")):
-            yield row(names.part(part, ""), f"blk.{{i}}.depth_{part}.weight", shape, role=f"depth_{part}")
+        yield from _adapter_rows(names, depth.missing_units)
+
+
+def _adapter_rows(names: Names, missing: int) -> Iterator[Row]:
+    """A unit of zeros adds nothing: silu(0) * 0."""
+    for part, shape in (("skip_gate", "m d"), ("skip_up", "m d"), ("skip_down", "d m")):
+        to, role = shape.replace("m", "m+"), f"depth_{part}"
+        transform = padded(missing, shape.split().index("m")) if missing else SAME
+        yield row(names.part(part, ""), f"blk.{{i}}.{role}.weight", shape, transform, to=to, role=role)
 
 
 def _gate_rows(

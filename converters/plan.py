@@ -65,17 +65,20 @@ class Plan:
 
 
 def plan(
-    src: Path | str, outtype: str = "auto", *, fold_gates: bool = True, tokenizer: bool = True, name: str | None = None
+    src: Path | str, outtype: str = "auto", *, exact_gate: bool = False, tokenizer: bool = True, name: str | None = None
 ) -> Plan:
-    """`name` stands in for the folder's where that says nothing; `tokenizer=False` leaves the tokenizer out."""
+    """`exact_gate` keeps a bottleneck gate's last two matrices apart; `tokenizer=False` leaves the tokenizer out.
+
+    `name` stands in for the folder's where that says nothing.
+    """
     if outtype != "auto" and outtype not in OUTTYPES:
         raise UsageError(f"the output type is {outtype!r}, expected one of {', '.join([*OUTTYPES, 'auto'])}")
     checkpoint = open_checkpoint(src)
     if outtype == "auto":
         outtype = guess_outtype(checkpoint.tensors.values())
-    hf_name, kind = find(checkpoint.config)
+    hf_name, maker = find(checkpoint.config, checkpoint.tensors.keys())
     config = Config(checkpoint.config)
-    model = kind(config, checkpoint.tensors.keys(), fold_gates=fold_gates)
+    model = maker(config, checkpoint.tensors.keys(), fold_gates=not exact_gate)
     generated = model.generated()
     matched, dropped = match(checkpoint.tensors, model.rows(), model.dims, outtype)
     outputs = [Output(key, one.shape, F32, one.nbytes, (), SAME) for key, one in generated.items()] + matched

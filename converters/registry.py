@@ -1,6 +1,6 @@
 """Which class converts which architecture: every file of `arch/` registers itself, by the names config.json uses.
 
-Knows names only. Adding an architecture is adding a file.
+Knows names, and variants that share one. Adding an architecture is adding a file.
 """
 
 from __future__ import annotations
@@ -34,15 +34,24 @@ class Architecture(Protocol):
     def warnings(self) -> list[str]: ...
 
 
-Kind = TypeVar("Kind", bound=type)
-_KNOWN: dict[str, type[Architecture]] = {}
+Maker = Callable[..., Architecture]  # called with (config, present, fold_gates=...); a class or a function
+When = Callable[[dict[str, Any], Collection[str]], bool]  # config.json and the tensors' names
+Kind = TypeVar("Kind", bound=Callable)
+_KNOWN: dict[str, Maker] = {}
+_VARIANTS: dict[str, list[tuple[When, Maker]]] = {}
 
 
-def arch(*names: str) -> Callable[[Kind], Kind]:
-    """Class decorator: `names` are entries of config.json's `architectures`."""
+def arch(*names: str, when: When | None = None) -> Callable[[Kind], Kind]:
+    """Decorator of a class, or of a function that returns one's object; `names` are entries of `architectures`.
+
+    `when`: a variant that goes by a plain model's name; it is asked before the plain one.
+    """
 
     def register(kind: Kind) -> Kind:
         for name in names:
+            if when is not None:
+                _VARIANTS.setdefault(name, []).append((when, kind))
+                continue
             if (before := _KNOWN.get(name)) is not None:
                 raise ValueError(f"{name} is claimed by {inspect.getfile(before)} and by {inspect.getfile(kind)}")
             _KNOWN[name] = kind
@@ -52,7 +61,7 @@ def arch(*names: str) -> Callable[[Kind], Kind]:
 
 
 @functools.cache
-def known() -> dict[str, type[Architecture]]:
+def known() -> dict[str, Maker]:
     """All registered architectures, after importing every file of `arch/`."""
     package = importlib.import_module(".arch", __package__)
     for module in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
@@ -60,14 +69,15 @@ def known() -> dict[str, type[Architecture]]:
     return dict(_KNOWN)
 
 
-def find(config: dict[str, Any]) -> tuple[str, type[Architecture]]:
-    """The name config.json gives and its class."""
+def find(config: dict[str, Any], present: Collection[str] = ()) -> tuple[str, Maker]:
+    """The name config.json gives and what makes its architecture; `present` are the tensors' names."""
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise IntegrityError(f"config.json names no architecture (model_type {config.get('model_type')!r:.40})")
     for name in names:
         if name in known():
-            return name, known()[name]
+            variants = (maker for when, maker in _VARIANTS.get(name, ()) if when(config, present))
+            return name, next(variants, known()[name])
     near = difflib.get_close_matches(names[0], known(), 3, 0.0)
     raise LiquidError(
         f"the architecture {names[0][:80]!r} is not known here; nearest: {', '.join(near)}",

@@ -25,6 +25,7 @@ class Transform:
     # several sources come as a list. None: there is no way back.
     inverse: Callable[[np.ndarray], Any] | None = None
     joined: int = -1
+    stacks: bool = False  # of several sources each is transformed alone, and the results lie one behind the other
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         return self.function(*arrays)
@@ -53,6 +54,14 @@ def second_half(w: np.ndarray) -> np.ndarray:  # (E, d, 2f) -> (E, f, d)
     return w[..., w.shape[-1] // 2 :].swapaxes(-1, -2)
 
 
+def first_rows(w: np.ndarray) -> np.ndarray:  # (E, 2f, d) -> (E, f, d)
+    return w[:, : w.shape[1] // 2]
+
+
+def second_rows(w: np.ndarray) -> np.ndarray:  # (E, 2f, d) -> (E, f, d)
+    return w[:, w.shape[1] // 2 :]
+
+
 def flatten(w: np.ndarray) -> np.ndarray:  # (1, d) -> (d)
     return w.reshape(-1)
 
@@ -70,6 +79,9 @@ SAME = Transform("same", lambda w: w, by_row=True, inverse=lambda w: w)
 SWAP = Transform("swap_last", swap_last, by_row=True, inverse=swap_last)
 FIRST_HALF = Transform("first_half", first_half, by_row=True, inverse=swap_last)
 SECOND_HALF = Transform("second_half", second_half, by_row=True, inverse=swap_last)
+FIRST_ROWS = Transform("first_rows", first_rows, by_row=True, inverse=lambda w: w, joined=1)
+SECOND_ROWS = Transform("second_rows", second_rows, by_row=True, inverse=lambda w: w, joined=1)
+STACK = Transform("stack", lambda w: w, by_row=True, inverse=list, stacks=True)
 FLATTEN = Transform("flatten", flatten, inverse=unflatten)
 FOLD = Transform("fold_head", fold_head)
 
@@ -78,3 +90,9 @@ def interleaved(n_head: int) -> Transform:
     return Transform(
         f"interleave({n_head})", lambda w: interleave(w, n_head), inverse=lambda w: deinterleave(w, n_head)
     )
+
+
+def padded(count: int, axis: int) -> Transform:
+    """`count` zeros more at the end of an axis of a matrix; the bits of 0 are 0 in every type."""
+    widths = [(0, count if number == axis else 0) for number in range(2)]
+    return Transform(f"pad({count}, axis {axis})", lambda w: np.pad(w, widths))

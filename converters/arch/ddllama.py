@@ -1,4 +1,4 @@
-"""FlexiDepth checkpoints (`model_type: ddllama`) to GGUF architecture `liquid`. ref: arXiv 2503.23798.
+"""FlexiDepth over Llama (`ddllama`) to GGUF architecture `liquid`, and what its siblings share. ref: arXiv 2503.23798.
 
 A Llama whose layers `routing_layers` carry a bottleneck gate and an adapter: span 1, K and V always projected, both
 branches scaled by the gate, threshold 0.5. The adapter's `down_proj` is hidden -> m, its `up_proj` is m -> hidden.
@@ -11,8 +11,9 @@ from typing import Any
 
 from liquidcli.errors import IntegrityError
 
-from ..config import Config
+from ..config import MAX_LAYERS, Config
 from ..depth import Names
+from ..gated_base import base_words
 from ..registry import arch
 from .liquid import Liquid
 
@@ -32,22 +33,24 @@ NAMES = Names(
 class DDLlama(Liquid):
     names = NAMES
     dense_module = "mlp"
+    base = "llama"
 
     def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
-        config.only("router_force_mode", "none", "auto", why="the gates decide")
+        config.only("router_force_mode", "none", "auto", why="the gates decide; liquid run --depth full runs them all")
         config.only("router_gate_mode", "ste_hard", "hard", why="a layer runs or it does not")
-        super().__init__(config.extended(_as_liquid(config)), present, fold_gates=fold_gates)
+        config.raw("router_head_bias_init")  # how training began; the tensors tell whether there is a bias
+        words = {**base_words(config, self.base), "depth": _depth(config)}
+        super().__init__(config.extended(words), present, fold_gates=fold_gates)
 
 
-def _as_liquid(config: Config) -> dict[str, Any]:
-    """What a `liquid` configuration says more."""
-    n_layer = config.integer("num_hidden_layers", high=512)
+def _depth(config: Config) -> dict[str, Any]:
+    n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
     routed = config.items("routing_layers", int)
     if not routed or max(routed) >= n_layer or len(set(routed)) != len(routed):
         raise IntegrityError(f"config.json: routing_layers does not name some of the {n_layer} layers, each once")
     gate_reduction = config.integer("router_reduction_factor", 16)
     adapter_reduction = config.integer("proj_reduction_factor", gate_reduction)
-    depth = {
+    return {
         "gate_kind": "bottleneck",
         "gate_span": [int(layer in routed) for layer in range(n_layer)],
         "gate_rank": config.integer("hidden_size") // gate_reduction,
@@ -55,5 +58,3 @@ def _as_liquid(config: Config) -> dict[str, Any]:
         "ffn_scaled_by_gate": True,
         "adapter_scaled_by_gate": True,
     }
-    eps = config.positive("rms_norm_eps", 1e-6)
-    return {"rms_norm_eps": eps, "rope_layout": "norm", "depth": depth}

@@ -26,11 +26,8 @@ OutType = Annotated[
         help="Type of the matrices; auto: the 16-bit type that the checkpoint has.",
     ),
 ]
-FoldGates = Annotated[
-    bool,
-    option(
-        "--fold-gates/--no-fold-gates", hidden=True, help="Make one vector of a bottleneck gate's last two matrices."
-    ),
+ExactGate = Annotated[
+    bool, option("--exact-gate", help="Keep a bottleneck gate's last two matrices apart instead of their product.")
 ]
 
 
@@ -40,7 +37,7 @@ def convert(
     outtype: OutType = "auto",
     dry_run: DryRun = False,
     revision: Revision = None,
-    fold_gates: FoldGates = True,
+    exact_gate: ExactGate = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,7 +49,7 @@ def convert(
 
     out.configure(json=json, quiet=quiet)
     folder, beside, name = _locate(src, revision, dry_run)
-    what = plan(folder, outtype, fold_gates=fold_gates, name=name)
+    what = plan(folder, outtype, exact_gate=exact_gate, name=name)
     for warning in what.warnings:
         out.warn(warning)
     target = outfile or beside / f"{name}-{what.outtype.upper()}.gguf"
