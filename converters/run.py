@@ -72,13 +72,13 @@ def _pieces(plan: Plan, output: Output) -> Iterator[np.ndarray]:
     """The output's bytes in order."""
     if output.name in plan.generated:
         yield plan.generated[output.name]
-    elif len(output.sources) > 1:
+    elif len(output.sources) > 1 and not output.transform.stacks:
         arrays = [to_float32(source.read(), source.dtype) for source in output.sources]
         yield encode(output.transform(*arrays), "F32", output.type, output.name)
     else:
-        source = output.sources[0]
-        for rows in _row_ranges(source) if output.transform.by_row else [(0, None)]:
-            yield encode(output.transform(source.read(*rows)), source.dtype, output.type, output.name)
+        for source in output.sources:
+            for rows in _row_ranges(source) if output.transform.by_row else [(0, None)]:
+                yield encode(output.transform(source.read(*rows)), source.dtype, output.type, output.name)
 
 
 def _row_ranges(source: SourceTensor) -> Iterator[tuple[int, int | None]]:
