@@ -122,11 +122,18 @@ class Config:
         other._asked, other._sections = self._asked, self._sections
         return other
 
+    def filled(self, defaults: dict[str, Any]) -> Config:
+        """With values for keys that are not there at all; null is there."""
+        return self.extended({name: value for name, value in defaults.items() if name not in self.values})
+
     def only(self, name: str, *allowed: Any, why: str) -> None:
         """Refuse a value that would change the maths in a way nobody here computes; absent is fine."""
         value = self.raw(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
             raise LiquidError(f"{self.where}: {name} is {_short(value)}, which is not supported: {why}")
+
+    def was_asked(self, name: str) -> bool:
+        return name in self._asked
 
     def unknown(self) -> list[str]:
         """Keys that hold something, that nobody asked for and that are not known to be harmless."""

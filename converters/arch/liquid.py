@@ -19,9 +19,10 @@ from ..depth import Names, depth_fields, depth_rows, read_depth
 from ..experts import Experts, Layout, expert_rows
 from ..fields import Field
 from ..registry import arch
-from ..rope import read_rope, rope_fields
-from ..tensors import Row, bind, row
-from ..transforms import SAME, Transform, interleaved
+from ..rope import read_rope, rope_fields, rope_warnings
+from ..rope_factors import rope_tensors
+from ..tensors import Row, bind
+from ..transforms import SAME, interleaved
 from ..windows import Window
 from .llama import (
     HEAD,
@@ -32,17 +33,10 @@ from .llama import (
     Hparams,
     attention,
     gated_mlp,
+    qk_norms,
     qkv_biases,
     refuse_foreign_maths,
-    rope_tensor,
 )
-
-
-def qk_norms(shape_q: str, shape_k: str, q: Transform, k: Transform) -> tuple[Row, ...]:
-    return (
-        row("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight", shape_q, q),
-        row("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight", shape_k, k),
-    )
 
 
 @arch("LiquidForCausalLM")
@@ -55,13 +49,14 @@ class Liquid:
 
     def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
         refuse_foreign_maths(config)
+        config.only("use_sliding_window", False, why="windows are named by layer_types")
         config.only("use_qk_norm", False, why="qk_norm says which one")
         config.only("mlp_bias", False, why="feed-forward parts have no biases")
         self.present, self.fold_gates = present, fold_gates
         self.hparams = Hparams.read(config, rms_norm_eps=1e-5)
         self.n_layer = self.hparams.num_hidden_layers
         self.out_bias = config.flag("attention_out_bias", self.hparams.attention_bias)
-        self.rope = read_rope(config)
+        self.rope = read_rope(config).computable(reads_betas=True)
         self.rope_layout = config.choice("rope_layout", ("norm", "neox", "none"), "neox")
         self.rope_layers = config.items("no_rope_layers", int, self.n_layer, default=None)
         self.qk_norm = config.choice("qk_norm", ("none", "head", "full", "l2"), "none")
@@ -118,7 +113,7 @@ class Liquid:
         return expert_rows(self.expert_layout, layer, self.experts, self.present)
 
     def generated(self) -> dict[str, Any]:
-        return rope_tensor(self.rope, self.hparams.head_dim)
+        return rope_tensors(self.rope, self.hparams.head_dim)
 
     def fields(self) -> list[Field]:
         found = self.hparams.fields("liquid", rope_fields(self.rope, "liquid"))
@@ -136,4 +131,4 @@ class Liquid:
         return found + self.experts.fields() + (depth_fields(self.depth) if self.depth else [])
 
     def warnings(self) -> list[str]:
-        return []
+        return rope_warnings(self.rope)

@@ -1,13 +1,13 @@
-"""Llama-shaped models (Llama 2 and 3.x, SmolLM2, Mistral) to GGUF architecture `llama`.
+"""Llama-shaped models (Llama 2 and 3.x, SmolLM2) to GGUF architecture `llama`; its cousins inherit from here.
 
-Knows the names, shapes and keys of transformers' LlamaForCausalLM and MistralForCausalLM. Knows nothing of depth gates.
+Knows the names, shapes and keys of transformers' LlamaForCausalLM. Knows nothing of depth gates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from liquidcli.errors import IntegrityError, LiquidError
 
@@ -15,9 +15,11 @@ from .. import fields
 from ..config import MAX_LAYERS, Config
 from ..fields import Field
 from ..registry import arch
-from ..rope import Rope, read_rope, rope_factors, rope_fields, rope_warnings
+from ..rope import read_rope, rope_fields, rope_warnings
+from ..rope_factors import rope_tensors
 from ..tensors import Row, bind, drop, row
-from ..transforms import Transform, interleaved
+from ..transforms import SAME, Transform, interleaved
+from ..windows import Window
 
 MODEL = (
     row("model.embed_tokens.weight", "token_embd.weight", "v d", role="embed"),
@@ -46,6 +48,13 @@ def qkv_biases(q: Transform, k: Transform) -> tuple[Row, ...]:
         row("model.layers.{i}.self_attn.q_proj.bias", "blk.{i}.attn_q.bias", "q", q),
         row("model.layers.{i}.self_attn.k_proj.bias", "blk.{i}.attn_k.bias", "k", k),
         row("model.layers.{i}.self_attn.v_proj.bias", "blk.{i}.attn_v.bias", "k"),
+    )
+
+
+def qk_norms(shape_q: str, shape_k: str, q: Transform, k: Transform) -> tuple[Row, ...]:
+    return (
+        row("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight", shape_q, q),
+        row("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight", shape_k, k),
     )
 
 
@@ -120,7 +129,7 @@ class Hparams:
             "h": self.head_dim,
         }
 
-    def fields(self, name: str, rope_keys: list[Field]) -> list[Field]:
+    def common_fields(self, name: str, rope_keys: list[Field]) -> list[Field]:
         return [
             fields.u32(f"{name}.block_count", self.num_hidden_layers),
             fields.u32(f"{name}.context_length", self.max_position_embeddings),
@@ -129,8 +138,18 @@ class Hparams:
             fields.u32(f"{name}.attention.head_count_kv", self.num_key_value_heads),
             *rope_keys,
             fields.f32(f"{name}.attention.layer_norm_rms_epsilon", self.rms_norm_eps),
+        ]
+
+    def length_fields(self, name: str) -> list[Field]:
+        return [
             fields.u32(f"{name}.attention.key_length", self.head_dim),
             fields.u32(f"{name}.attention.value_length", self.head_dim),
+        ]
+
+    def fields(self, name: str, rope_keys: list[Field]) -> list[Field]:
+        return [
+            *self.common_fields(name, rope_keys),
+            *self.length_fields(name),
             fields.u32(f"{name}.vocab_size", self.vocab_size),
             fields.u32(f"{name}.rope.dimension_count", self.head_dim),
         ]
@@ -139,60 +158,86 @@ class Hparams:
 def refuse_foreign_maths(config: Config) -> None:
     config.only("hidden_act", "silu", "swish", why="feed-forward parts use silu")
     config.only("is_causal", True, why="tokens see what came before them")
-    config.only("use_sliding_window", False, why="windows are named by layer_types")
     if config.raw("quantization_config"):
         raise LiquidError("config.json: the weights are quantized already, 16- or 32-bit floats were expected")
 
 
-def rope_tensor(rope: Rope, head_dim: int) -> dict[str, Any]:
-    factors = rope_factors(rope, head_dim)
-    return {} if factors is None else {"rope_freqs.weight": factors}
-
-
-@arch("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+@arch("LlamaForCausalLM", "LLaMAForCausalLM")
 class Llama:
     gguf_name = "llama"
+    rope_layout = "norm"  # how llama.cpp's graph of this architecture pairs features
+    reads_factors = True  # whether it has tensors of frequencies
+    qk_norm = "none"
+    defaults: ClassVar[dict[str, Any]] = {}  # of transformers' class, for keys that config.json leaves out
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str] = (), *, fold_gates: bool = True) -> None:
+        config = config.filled(self.defaults)
         refuse_foreign_maths(config)
         self.hparams = Hparams.read(config)
+        self.n_layer = self.hparams.num_hidden_layers
         self.intermediate_size = config.integer("intermediate_size")
-        self.mlp_bias = config.flag("mlp_bias", False)
-        self.rope = read_rope(config)
+        self.qkv_bias, self.out_bias, self.mlp_bias = self._biases(config)
+        self.rope = read_rope(config, longrope=self.reads_factors).computable(reads_betas=False)
+        self.window = self._window(config)
         self.n_vocab = self.hparams.vocab_size
         self.dims = {**self.hparams.dims(), "f": self.intermediate_size}
-        self._window = config.integer("sliding_window", None, high=(1 << 31) - 1)
-        self._check_layer_types(config)
 
-    def _check_layer_types(self, config: Config) -> None:
-        types = config.items("layer_types", str, self.hparams.num_hidden_layers, default=None)
-        if types is not None and set(types) - {"full_attention", "sliding_attention"}:
+    def _biases(self, config: Config) -> tuple[bool, bool, bool]:
+        """Of q, k and v; of the attention's output; of the feed-forward part."""
+        return self.hparams.attention_bias, self.hparams.attention_bias, config.flag("mlp_bias", False)
+
+    def _window(self, config: Config) -> Window:
+        config.only("use_sliding_window", False, why="Llama has no attention windows")
+        types = config.items("layer_types", str, self.n_layer, default=())
+        if set(types) - {"full_attention"}:
             raise LiquidError(f"config.json: layer_types {sorted(set(types))} are not supported by this architecture")
-        if types is not None and set(types) == {"full_attention"}:
-            self._window = None
+        return Window()
 
     def rows(self) -> Iterator[Row]:
-        q, k = interleaved(self.hparams.num_attention_heads), interleaved(self.hparams.num_key_value_heads)
-        layer = NORMS + attention(q, k) + gated_mlp("mlp")
-        if self.hparams.attention_bias:
-            layer += qkv_biases(q, k) + OUT_BIAS
-        if self.mlp_bias:
-            layer += MLP_BIASES
         yield from bind(MODEL + (TIED_HEAD if self.hparams.tie_word_embeddings else HEAD))
-        for i in range(self.hparams.num_hidden_layers):
-            yield from bind(layer, i)
+        for i in range(self.n_layer):
+            yield from bind(self.layer_rows(), i)
+
+    def layer_rows(self) -> tuple[Row, ...]:
+        heads = self.hparams.num_attention_heads, self.hparams.num_key_value_heads
+        q, k = (interleaved(n) if self.rope_layout == "norm" else SAME for n in heads)
+        found = NORMS + attention(q, k) + gated_mlp("mlp")
+        found += qkv_biases(q, k) if self.qkv_bias else ()
+        found += OUT_BIAS if self.out_bias else ()
+        found += MLP_BIASES if self.mlp_bias else ()
+        return found + (qk_norms("h", "h", SAME, SAME) if self.qk_norm == "head" else ())
 
     def generated(self) -> dict[str, Any]:
-        return rope_tensor(self.rope, self.hparams.head_dim)
+        return rope_tensors(self.rope, self.hparams.head_dim)
 
     def fields(self) -> list[Field]:
-        found = self.hparams.fields("llama", rope_fields(self.rope, "llama"))
-        return [*found, fields.u32("llama.feed_forward_length", self.intermediate_size)]
+        found = self.hparams.fields(self.gguf_name, rope_fields(self.rope, self.gguf_name))
+        return [*found, fields.u32(f"{self.gguf_name}.feed_forward_length", self.intermediate_size)]
 
     def warnings(self) -> list[str]:
-        found = rope_warnings(self.rope)
-        if self._window and self._window < self.hparams.max_position_embeddings:
-            found.append(
-                f"llama.cpp's `llama` has no attention window: past {self._window} tokens each still sees all before it"
-            )
+        return rope_warnings(self.rope)
+
+    # what another architecture must know to stand in for this one
+
+    def beyond_stock(self) -> list[str]:
+        """What llama.cpp's own graph of this architecture would get wrong."""
+        found = []
+        if self.window.size:
+            found.append(f"has no attention windows, this model's are of {self.window.size} tokens")
+        if self.rope.needs_factors and not self.reads_factors:
+            found.append("has no frequency factors, which this model's rope_type needs")
         return found
+
+    def liquid_words(self) -> dict[str, Any]:
+        """The same model in the words of a `liquid` configuration, but for the rotation."""
+        types = ["sliding_attention" if windowed else "full_attention" for windowed in self.window.layers]
+        return {
+            **asdict(self.hparams),
+            "intermediate_size_mlp": self.intermediate_size,
+            "attention_bias": self.qkv_bias,
+            "attention_out_bias": self.out_bias,
+            "rope_layout": self.rope_layout,
+            "qk_norm": self.qk_norm,
+            "sliding_window": self.window.size or None,
+            "layer_types": types or None,
+        }

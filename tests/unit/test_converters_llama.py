@@ -229,7 +229,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path, dtype: str) -> N
 def test_what_changes_the_maths_is_refused(tmp_path: Path) -> None:
     for words in (
         {"hidden_act": "gelu"}, {"partial_rotary_factor": 0.5}, {"quantization_config": {"quant_method": "gptq"}},
-        {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, {"layer_types": ["chunked_attention"] * 2},
+        {"rope_scaling": {"type": "proportional", "factor": 2.0}}, {"layer_types": ["sliding_attention"] * 2},
     ):  # fmt: skip
         with pytest.raises(LiquidError, match=next(iter(words)).removesuffix("ing") + "|quantized"):
             converters.plan(write_llama(tmp_path / "m", words))
@@ -239,13 +239,6 @@ def test_unknown_keys_are_reported_and_harmless_ones_are_not(tmp_path: Path) -> 
     words = {"use_cache": True, "initializer_range": 0.02, "nope": None, "off": False, "logit_cap": 30.0}
     warnings = converters.plan(write_llama(tmp_path / "m", words)).warnings
     assert len(warnings) == 1 and "logit_cap = 30.0 is not known" in warnings[0]
-
-
-def test_a_window_that_llama_cpp_has_not_is_told(tmp_path: Path) -> None:
-    words = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64}
-    warnings = converters.plan(write_llama(tmp_path / "m", words)).warnings
-    assert len(warnings) == 1 and "64 tokens" in warnings[0]
-    assert not converters.plan(write_llama(tmp_path / "n", {**words, "sliding_window": 4096})).warnings
 
 
 def test_the_source_is_never_the_target(tmp_path: Path) -> None:
