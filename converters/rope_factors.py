@@ -40,8 +40,8 @@ def _llama3(rope: Rope, head_dim: int) -> np.ndarray:  # ref: Llama 3.1
     power = (rope.theta ** exponent.astype(np.float64)).astype(np.float32)
     wavelen = one / (one / power) * two_pi
     low, high = rope.low_freq_factor, rope.high_freq_factor
-    smooth = (one / wavelen * context - np.float32(low)) / np.float32(high - low)
-    with np.errstate(divide="ignore"):  # outside of the band this is not used
+    with np.errstate(divide="ignore", invalid="ignore"):  # outside of the band this is not used
+        smooth = (one / wavelen * context - np.float32(low)) / np.float32(high - low)
         between = one / ((one - smooth) / np.float32(rope.factor) + smooth)
     factors = np.where(wavelen < rope.original_context / high, one, between)
     return np.where(wavelen > rope.original_context / low, np.float32(rope.factor), factors).astype(np.float32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import gguf
@@ -103,6 +103,13 @@ def bind(rows: Iterable[Row], layer: int | None = None) -> Iterator[Row]:
             item.dropped,
             item.same_as.format(i=layer),
         )
+
+
+def prefixed(rows: Iterable[Row], prefix: str) -> Iterator[Row]:
+    """Rows of a model that is a part of the checkpoint's."""
+    for item in rows:
+        sources = tuple((prefix + name, shape) for name, shape in item.sources)
+        yield replace(item, sources=sources, same_as=item.same_as and prefix + item.same_as)
 
 
 def match(
