@@ -1,4 +1,4 @@
-"""FlexiDepth over Qwen3 (`ddqwen3`) to GGUF architecture `liquid`: `ddllama` with norms on q and k, halves unpermuted."""
+"""FlexiDepth over Qwen3 (`ddqwen3`) to GGUF architecture `liquid`: `ddllama` with q/k norms, halves left in place."""
 
 from __future__ import annotations
 

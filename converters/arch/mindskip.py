@@ -1,8 +1,8 @@
-"""Router-Tuning / MindSkip checkpoints to GGUF architecture `liquid`: one vector per gated layer. ref: arXiv 2410.13184.
+"""Router-Tuning / MindSkip checkpoints to GGUF architecture `liquid`: one vector a gated layer. ref: arXiv 2410.13184.
 
-`model.layers.{i}.router.weight` [1, h] beside a plain Llama, Mistral, Qwen2 or Qwen3; `granularity` says what it switches.
-Attention is computed for all tokens, so K and V are always there; only its sum into the state is switched. The published
-code runs at w >= threshold, and reads input_layernorm for every granularity.
+`model.layers.{i}.router.weight` [1, h] beside a plain Llama, Mistral, Qwen2 or Qwen3; `granularity` tells what it
+switches. Attention is computed for all tokens, so K and V are always there; only its sum into the state is switched.
+The published code runs at w >= threshold and reads input_layernorm, whatever is switched.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class MindSkip(Liquid):
         found = super().warnings()
         if self.granularity == "mlp":
             found.append(
-                "granularity mlp_token became `ffn` gates, which read post_attention_layernorm after attention; a router "
-                "that was trained on input_layernorm, as the published code trains it, decides differently there"
+                "granularity mlp_token became `ffn` gates, which read post_attention_layernorm after attention; a "
+                "router trained on input_layernorm, as the published code trains it, decides differently there"
             )
         return found
 

@@ -13,10 +13,11 @@ import pytest
 
 from liquidcli import converters
 from liquidcli.reference import LiquidForCausalLM
+from tests.flexidepth import published_model, write_published
 from tests.hf_folders import write_llama
+from tests.mindskip import write_routed
 from tests.tiny import make_config, save_checkpoint
 from tests.tiny_families import FAMILIES
-from tests.unit.test_converters_liquid import flexidepth
 
 TEXTS = Path(__file__).parent / "convert"
 LLAMA3 = {
@@ -34,7 +35,9 @@ def liquid(folder: Path) -> Path:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda folder: write_llama(folder, {"rope_scaling": LLAMA3, "rope_theta": 500000.0}),
     "liquid": liquid,
-    "ddllama": flexidepth,
+    "ddllama": lambda folder: write_published("ddllama", published_model("ddllama"), folder),
+    "ddqwen3": lambda folder: write_published("ddqwen3", published_model("ddqwen3"), folder),
+    "mindskip": lambda folder: write_routed("Llama", folder),
 }
 
 
