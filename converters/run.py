@@ -78,7 +78,10 @@ def _pieces(plan: Plan, output: Output) -> Iterator[np.ndarray]:
     else:
         for source in output.sources:
             for rows in _row_ranges(source) if output.transform.by_row else [(0, None)]:
-                yield encode(output.transform(source.read(*rows)), source.dtype, output.type, output.name)
+                values, dtype = source.read(*rows), source.dtype
+                if output.transform.computes:
+                    values, dtype = to_float32(values, dtype), "F32"
+                yield encode(output.transform(values), dtype, output.type, output.name)
 
 
 def _row_ranges(source: SourceTensor) -> Iterator[tuple[int, int | None]]:

@@ -25,6 +25,7 @@ class Transform:
     # several sources come as a list. None: there is no way back.
     inverse: Callable[[np.ndarray], Any] | None = None
     joined: int = -1
+    computes: bool = False  # the function gets float32 whatever the file holds
     stacks: bool = False  # of several sources each is transformed alone, and the results lie one behind the other
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
@@ -75,6 +76,10 @@ def fold_head(dec: np.ndarray, head: np.ndarray) -> np.ndarray:  # (d, r), (1, d
     return (head.astype(np.float64) @ dec.astype(np.float64)).reshape(-1).astype(np.float32)
 
 
+def plus_one(w: np.ndarray) -> np.ndarray:
+    return w + np.float32(1)
+
+
 SAME = Transform("same", lambda w: w, by_row=True, inverse=lambda w: w)
 SWAP = Transform("swap_last", swap_last, by_row=True, inverse=swap_last)
 FIRST_HALF = Transform("first_half", first_half, by_row=True, inverse=swap_last)
@@ -84,6 +89,7 @@ SECOND_ROWS = Transform("second_rows", second_rows, by_row=True, inverse=lambda 
 STACK = Transform("stack", lambda w: w, by_row=True, inverse=list, stacks=True)
 FLATTEN = Transform("flatten", flatten, inverse=unflatten)
 FOLD = Transform("fold_head", fold_head)
+PLUS_ONE = Transform("plus_one", plus_one, computes=True, inverse=lambda w: w - np.float32(1))
 
 
 def interleaved(n_head: int) -> Transform:
@@ -96,3 +102,7 @@ def padded(count: int, axis: int) -> Transform:
     """`count` zeros more at the end of an axis of a matrix; the bits of 0 are 0 in every type."""
     widths = [(0, count if number == axis else 0) for number in range(2)]
     return Transform(f"pad({count}, axis {axis})", lambda w: np.pad(w, widths))
+
+
+def plus_one_times(factor: float) -> Transform:
+    return Transform(f"plus_one * {factor:g}", lambda w: plus_one(w) * np.float32(factor), computes=True)

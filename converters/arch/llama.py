@@ -15,7 +15,7 @@ from .. import fields
 from ..config import MAX_LAYERS, Config
 from ..fields import Field
 from ..registry import arch
-from ..rope import read_rope, rope_fields, rope_warnings
+from ..rope import Rope, read_rope, rope_fields, rope_warnings
 from ..rope_factors import rope_tensors
 from ..tensors import Row, bind, drop, row
 from ..transforms import SAME, Transform, interleaved
@@ -177,7 +177,7 @@ class Llama:
         self.n_layer = self.hparams.num_hidden_layers
         self.intermediate_size = config.integer("intermediate_size")
         self.qkv_bias, self.out_bias, self.mlp_bias = self._biases(config)
-        self.rope = read_rope(config, longrope=self.reads_factors).computable(reads_betas=False)
+        self.rope = self._rope(config)
         self.window = self._window(config)
         self.n_vocab = self.hparams.vocab_size
         self.dims = {**self.hparams.dims(), "f": self.intermediate_size}
@@ -185,6 +185,9 @@ class Llama:
     def _biases(self, config: Config) -> tuple[bool, bool, bool]:
         """Of q, k and v; of the attention's output; of the feed-forward part."""
         return self.hparams.attention_bias, self.hparams.attention_bias, config.flag("mlp_bias", False)
+
+    def _rope(self, config: Config) -> Rope:
+        return read_rope(config, longrope=self.reads_factors).computable(reads_betas=False)
 
     def _window(self, config: Config) -> Window:
         config.only("use_sliding_window", False, why="Llama has no attention windows")
