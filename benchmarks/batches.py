@@ -9,7 +9,7 @@ same. needed = multiplications of the rows that run, of adapter and gate of the 
 model drops them), and of the head, over those of full depth. Printed are medians over rounds of time(skip) /
 time(full), and that ratio over needed.
 
-Knows rounds and figures. `cases.py` makes the models, `needed.py` counts multiplications.
+Knows rounds and figures. `cases.py` and `program.py` make the models, `needed.py` counts multiplications.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import Files, cache_folder, gated_layers
+from cases import gated_layers
 from needed import Work, work_of
-from options import CLOCKS, add_common, check_common
-from shapes import SHAPES, Gates, Type
+from options import CLOCKS, add_models, add_rounds, check_models, check_rounds, parser_of
+from program import Models, report
+from shapes import Gates
 
-from liquidcli.errors import LiquidError, UsageError
-from liquidcli.ui.console import out
+from liquidcli.errors import UsageError
 
 if TYPE_CHECKING:
     from liquidcli.runtime.engine import Engine
@@ -66,15 +66,12 @@ class Workload:
 
 
 class Bench:
-    """The models of one shape; `close` removes what it wrote."""
+    """The models of one shape in memory."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.shape = options, SHAPES[options.shape]
+    def __init__(self, options: argparse.Namespace, models: Models) -> None:
+        self.options, self.shape, self.models = options, models.shape, models
         layers = gated_layers(self.shape, options.gated)
         self.gates = Gates(layers, adapter=options.adapter, kv_policy=options.kv_policy)
-        types = Type[options.type.upper()], Type[options.head_type.upper()]
-        self.files = Files(options.dir or cache_folder(), self.shape, *types, options.seed)
-        self.written: list[Path] = []
         self.load = Workload(options, self.shape.n_vocab)
         self.gated = self.open(self.gates)
         self.stock = None if options.no_stock else self.open(None)
@@ -82,9 +79,7 @@ class Bench:
     def open(self, gates: Gates | None) -> Engine:
         from liquidcli.runtime.engine import Engine
 
-        path, is_new = self.files.make(gates)
-        if is_new:
-            self.written.append(path)
+        path = self.models.path(gates)
         n_ctx = max(512, self.load.n_seq * self.load.n_pos)
         n_threads = self.options.threads
         return Engine.load(path, n_ctx=n_ctx, n_batch=n_ctx, n_threads=n_threads, n_seq=self.load.n_seq)
@@ -144,26 +139,20 @@ class Bench:
         for engine in (self.gated, self.stock):
             if engine:
                 engine.close()
-        if not self.options.keep:
-            for path in self.written:
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.files.folder.rmdir()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="batches.py", description=__doc__.split("\n\nKnows")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add_common(parser, shape="smollm2-135m", gated="all", rounds=7)
+    parser = parser_of(__doc__, "batches.py")
+    add_models(parser, shape="smollm2-135m", gated="all")
+    add_rounds(parser, 7)
     add = parser.add_argument
     add("--prompt", type=int, default=512, metavar="N", help="tokens of a prompt")
     add("--sequences", type=int, default=0, metavar="N", help="instead: sequences that decode side by side")
-    add("--steps", type=int, default=8, metavar="N", help="tokens that each sequence decodes")
+    add("--steps", type=int, default=64, metavar="N", help="tokens that each sequence decodes (default: 64)")
     add("--skip-rate", action="append", type=float, metavar="P", help="share of rows that each gate skips; repeat")
     options = parser.parse_args(arguments)
-    check_common(options)
+    check_models(options, options.skip_rate or ())
+    check_rounds(options)
     if min(options.prompt, options.steps) < 1 or options.sequences < 0:
         raise UsageError("--prompt and --steps are at least 1, --sequences at least 0")
     return options
@@ -182,26 +171,18 @@ def _row(figures: dict[str, Any]) -> list[str]:
     ]
 
 
+def _title(options: argparse.Namespace) -> str:
+    what = f"{options.shape} {options.type}, head {options.head_type}, adapter {options.adapter}, {options.kv_policy}"
+    return f"{what}; medians of {options.rounds} rounds"
+
+
+def _measure(options: argparse.Namespace, models: Models) -> list[dict[str, Any]]:
+    with contextlib.closing(Bench(options, models)) as bench:
+        return [bench.run(rate) for rate in options.skip_rate or [0.25, 0.5]]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        options = parse(arguments)
-        out.configure(json=options.json)
-        bench = Bench(options)
-        try:
-            results = [bench.run(rate) for rate in options.skip_rate or [0.25, 0.5]]
-        finally:
-            bench.close()
-    except LiquidError as error:
-        out.error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        out.json(results)
-        return 0
-    out.talk(f"{options.shape} {options.type}, head {options.head_type}, adapter {options.adapter}; medians of rounds")
-    out.table(_COLUMNS, [_row(figures) for figures in results])
-    return 0
+    return report(lambda: parse(arguments), _measure, _title, _COLUMNS, _row)
 
 
 if __name__ == "__main__":

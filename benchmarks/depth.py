@@ -10,7 +10,7 @@ weights, then decodes single tokens at short context. Per round: saved = 1 - tim
 tensor table: savable = 1 - bytes(skip) / bytes(full), where skipping still reads the norm, K and V of a skipped layer,
 gates, adapters and the head, all at their stored types. Printed are medians over the rounds, and saved / savable.
 
-Knows rounds and figures. `cases.py` makes the models, `savable.py` counts the bytes.
+Knows rounds and figures. `cases.py` and `program.py` make the models, `savable.py` counts the bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import Case, Files, cache_folder, force_gates, gated_layers, skipped_layers
-from options import CLOCKS, add_common, check_common
+from cases import Case, force_gates, gated_layers, skipped_layers
+from options import CLOCKS, add_models, add_rounds, check_models, check_rounds, parser_of
+from program import Models, report
 from savable import TokenBytes, token_bytes
-from shapes import SHAPES, Gates, Type
+from shapes import SHAPES, Gates
 
 from liquidcli.errors import LiquidError, UsageError
 from liquidcli.gguf_file import open_gguf
-from liquidcli.ui.console import out
 
 if TYPE_CHECKING:
     from liquidcli.runtime.engine import Engine
@@ -148,33 +148,19 @@ def _check_decisions(case: Case, executed_fraction: float) -> None:
 
 
 class Bench:
-    """The models of one shape on disk and in memory; `close` removes what it wrote."""
+    """Runs cases; the stock twin is loaded once for all of them."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        folder = options.dir or cache_folder()
-        body, head = Type[options.type.upper()], Type[options.head_type.upper()]
-        self.files = Files(folder, SHAPES[options.shape], body, head, options.seed)
-        self.written: list[Path] = []
-        self.stock: Engine | None = None
+    def __init__(self, options: argparse.Namespace, models: Models) -> None:
+        self.options, self.models = options, models
+        self.stock = None if options.no_stock else self.open(models.path(None))
 
     def open(self, path: Path) -> Engine:
         from liquidcli.runtime.engine import Engine
 
         return Engine.load(path, n_ctx=512, n_batch=512, n_threads=self.options.threads)
 
-    def model(self, gates: Gates | None) -> Path:
-        with out.progress(f"writing a random {self.files.shape.name}", self.files.size_bytes(gates)) as bar:
-            path, is_new = self.files.make(gates, lambda done, total, what: bar.update(done, total))
-        if is_new:
-            self.written.append(path)
-        return path
-
     def run(self, case: Case) -> Outcome:
-        path = self.model(case.gates)
-        if self.stock is None and not self.options.no_stock:
-            twin = self.model(None)
-            self.stock = self.open(twin)
+        path = self.models.path(case.gates)
         force_gates(path, case, self.open)
         with open_gguf(path) as f:
             bytes_read = token_bytes(f)
@@ -187,11 +173,6 @@ class Bench:
     def close(self) -> None:
         if self.stock:
             self.stock.close()
-        if not self.options.keep:
-            for path in self.written:
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.files.folder.rmdir()
 
 
 def cases_of(options: argparse.Namespace) -> Iterator[Case]:
@@ -208,10 +189,9 @@ def cases_of(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="depth.py", description=__doc__.split("\n\nKnows")[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common(parser, shape="llama-3.2-1b", gated="upper", rounds=15)
+    parser = parser_of(__doc__, "depth.py")
+    add_models(parser, shape="llama-3.2-1b", gated="upper")
+    add_rounds(parser, 15)
     add = parser.add_argument
     add("--skip-layers", action="append", metavar="N|LIST", help="layers every token skips; repeat for several cases")
     add("--skip-rate", action="append", type=float, metavar="P", help="instead: share of tokens that each gate skips")
@@ -220,7 +200,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--scaled", action="store_true", help="let the gates scale FFN and adapter, as FlexiDepth does")
     add("--tokens", type=int, default=6, help="timed per mode and round")
     options = parser.parse_args(arguments)
-    check_common(options)
+    check_models(options, options.skip_rate or ())
+    check_rounds(options)
     if options.tokens < 1:
         raise UsageError("--tokens is at least 1")
     return options
@@ -242,27 +223,19 @@ def _row(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        options = parse(arguments)
-        out.configure(json=options.json)
-        bench = Bench(options)
-        try:
-            results = [bench.run(case).as_json() for case in cases_of(options)]
-        finally:
-            bench.close()
-    except LiquidError as error:
-        out.error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        out.json(results)
-        return 0
+def _title(options: argparse.Namespace) -> str:
     what = f"{options.shape} {options.type}, head {options.head_type}, {options.gate} gates, adapter {options.adapter}"
-    out.talk(f"{what}; one token at a time; medians of {options.rounds} rounds")
-    out.table(_COLUMNS, [_row(figures) for figures in results])
-    return 0
+    return f"{what}; one token at a time; medians of {options.rounds} rounds"
+
+
+def _measure(options: argparse.Namespace, models: Models) -> list[dict[str, Any]]:
+    cases = list(cases_of(options))
+    with contextlib.closing(Bench(options, models)) as bench:
+        return [bench.run(case).as_json() for case in cases]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return report(lambda: parse(arguments), _measure, _title, _COLUMNS, _row)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,18 @@ Each gate skips a token with the given probability, from a table of decisions. E
 its own: it loads, fills the context with random tokens and then computes single ones. Memory is the peak of the
 resident size above that of the idle process, which has loaded the model; K, V are the bytes in use.
 
-Knows processes and figures. `cases.py` makes the models.
+Knows processes and figures. `cases.py` and `program.py` make the models.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import subprocess
+import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import Files, cache_folder, gated_layers
-from options import add_common, check_common
-from shapes import SHAPES, Gates, Type
+from cases import gated_layers
+from options import add_models, check_models, parser_of
+from program import Models, report
+from shapes import Gates
 
 from liquidcli.errors import LiquidError, UsageError
-from liquidcli.ui.console import out
 
 _COLUMNS = (
     "context", ">run", ">K, V MiB", ">of full", ">peak MiB", ">whole MiB", ">of full", ">whole of full", ">ms/token",
@@ -42,8 +41,8 @@ _N_SINGLE = 16
 _N_POS = 4096  # positions in the table of decisions; it repeats
 
 
-def child(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
-    """In a process of its own: fill the context, then single tokens; rate 0 is full depth."""
+def in_child(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
+    """Fill the context, then single tokens; rate 0 is full depth."""
     from liquidcli.llama import depth
     from liquidcli.runtime.bench import peak_rss_bytes, reset_peak_rss
     from liquidcli.runtime.engine import Engine
@@ -75,13 +74,12 @@ def child(path: Path, n_context: int, rate: float, n_threads: int | None) -> dic
 
 
 def measure(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
-    arguments = ["--child", str(path), "--context", str(n_context), "--skip-rate", str(rate)]
-    arguments += ["--threads", str(n_threads)] if n_threads else []
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LiquidError(f"the measuring process ended with {done.returncode}: {done.stderr.strip()[-200:]}")
-    return json.loads(done.stdout)
+    """`in_child` in a process that has computed nothing yet."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(in_child, path, n_context, rate, n_threads).result()
+        except BrokenProcessPool:
+            raise LiquidError("the measuring process died", hint="a shorter --context needs less memory") from None
 
 
 def compare(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
@@ -102,16 +100,12 @@ def compare(path: Path, n_context: int, rate: float, n_threads: int | None) -> d
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="memory.py", description=__doc__.split("\n\nKnows")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add_common(parser, shape="smollm2-135m", gated="all", rounds=1, kv_policy="drop")
+    parser = parser_of(__doc__, "memory.py")
+    add_models(parser, shape="smollm2-135m", gated="all", kv_policy="drop")
     parser.add_argument("--context", action="append", type=int, metavar="N", help="tokens in memory; repeat")
     parser.add_argument("--skip-rate", type=float, default=0.5, metavar="P", help="share of tokens each gate skips")
-    parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    check_common(argparse.Namespace(**{**vars(options), "skip_rate": [options.skip_rate]}))
+    check_models(options, [options.skip_rate])
     if any(n < 2 for n in options.context or ()):
         raise UsageError("--context is at least 2")
     return options
@@ -132,41 +126,18 @@ def _row(figures: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    shape = SHAPES[options.shape]
-    gates = Gates(gated_layers(shape, options.gated), adapter=options.adapter, kv_policy=options.kv_policy)
-    types = Type[options.type.upper()], Type[options.head_type.upper()]
-    files = Files(options.dir or cache_folder(), shape, *types, options.seed)
-    path, is_new = files.make(gates)
-    try:
-        return [compare(path, n, options.skip_rate, options.threads) for n in options.context or [4096]]
-    finally:
-        if is_new and not options.keep:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                files.folder.rmdir()
+def _title(options: argparse.Namespace) -> str:
+    return f"{options.shape} {options.type}, kv_policy {options.kv_policy}; full depth -> skipping"
+
+
+def _measure(options: argparse.Namespace, models: Models) -> list[dict[str, Any]]:
+    gates = Gates(gated_layers(models.shape, options.gated), adapter=options.adapter, kv_policy=options.kv_policy)
+    path = models.path(gates)
+    return [compare(path, n, options.skip_rate, options.threads) for n in options.context or [4096]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        options = parse(arguments)
-        if options.child:
-            found = child(options.child, options.context[0], options.skip_rate, options.threads)
-            os.write(1, json.dumps(found).encode())
-            return 0
-        out.configure(json=options.json)
-        results = run(options)
-    except LiquidError as error:
-        out.error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        out.json(results)
-        return 0
-    out.talk(f"{options.shape} {options.type}, kv_policy {options.kv_policy}; full depth -> skipping")
-    out.table(_COLUMNS, [_row(figures) for figures in results])
-    return 0
+    return report(lambda: parse(arguments), _measure, _title, _COLUMNS, _row)
 
 
 if __name__ == "__main__":

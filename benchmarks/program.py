@@ -1,0 +1,75 @@
+"""What the timing programs of this folder do around their timing: make and remove models, print, end with an exit code.
+
+Knows files and tables. Knows no timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import Files, cache_folder
+from shapes import SHAPES, Gates, Type
+
+from liquidcli.errors import LiquidError
+from liquidcli.ui.console import out
+
+Figures = dict[str, Any]
+
+
+class Models:
+    """The model files of one shape, written on demand; at the end those it wrote are removed, unless `--keep`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.shape, self.keep = SHAPES[options.shape], options.keep
+        types = Type[options.type.upper()], Type[options.head_type.upper()]
+        self.files = Files(options.dir or cache_folder(), self.shape, *types, options.seed)
+        self.written: list[Path] = []
+
+    def path(self, gates: Gates | None) -> Path:
+        """Without gates: the llama twin."""
+        with out.progress(f"writing a random {self.shape.name}", self.files.size_bytes(gates)) as bar:
+            path, is_new = self.files.make(gates, lambda done, total, what: bar.update(done, total))
+        if is_new:
+            self.written.append(path)
+        return path
+
+    def __enter__(self) -> Models:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.keep:
+            return
+        for path in self.written:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.files.folder.rmdir()
+
+
+def report(
+    parse: Callable[[], argparse.Namespace],
+    measure: Callable[[argparse.Namespace, Models], list[Figures]],
+    title: Callable[[argparse.Namespace], str],
+    columns: Sequence[str],
+    row: Callable[[Figures], list[str]],
+) -> int:
+    """Measure and print a table, or JSON; the exit code. An error is one sentence."""
+    try:
+        options = parse()
+        out.configure(json=options.json)
+        with Models(options) as models:
+            results = measure(options, models)
+    except LiquidError as error:
+        out.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        out.json(results)
+        return 0
+    out.talk(title(options))
+    out.table(columns, [row(figures) for figures in results])
+    return 0
