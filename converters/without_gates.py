@@ -44,4 +44,6 @@ class WithoutGates(Liquid):
 def stock_or_liquid(family: Family, present: Collection[str]) -> Architecture:
     """The family's own architecture where llama.cpp computes it exactly, else `liquid`."""
     reasons = family.beyond_stock()
-    return WithoutGates(family, present, reasons) if reasons else family
+    if not reasons:
+        return family
+    return WithoutGates(family, present, reasons)

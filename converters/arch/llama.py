@@ -17,7 +17,7 @@ from ..fields import Field
 from ..registry import arch
 from ..rope import Rope, read_rope, rope_fields, rope_warnings
 from ..rope_factors import rope_tensors
-from ..tensors import Row, bind, drop, row
+from ..tensors import Dims, Row, bind, drop, row
 from ..transforms import SAME, Transform, interleaved
 from ..windows import Window
 
@@ -180,7 +180,7 @@ class Llama:
         self.rope = self._rope(config)
         self.window = self._window(config)
         self.n_vocab = self.hparams.vocab_size
-        self.dims = {**self.hparams.dims(), "f": self.intermediate_size}
+        self.dims: Dims = {**self.hparams.dims(), "f": self.intermediate_size}
 
     def _biases(self, config: Config) -> tuple[bool, bool, bool]:
         """Of q, k and v; of the attention's output; of the feed-forward part."""
