@@ -21,7 +21,7 @@ from ..fields import Field
 from ..registry import arch
 from ..rope import read_rope, rope_fields, rope_warnings
 from ..rope_factors import rope_tensors
-from ..tensors import Row, bind
+from ..tensors import Dims, Row, bind
 from ..transforms import SAME, interleaved
 from ..windows import Window
 from .llama import (
@@ -67,7 +67,7 @@ class Liquid:
         self.temperature = self._temperature(config)
         self.depth = read_depth(config, self.n_layer)
         self.n_vocab = self.hparams.vocab_size
-        self.dims = self._dims()
+        self.dims: Dims = self._dims()
 
     def _dense_size(self, config: Config) -> int:
         size = config.integer("intermediate_size_mlp", 0, low=0)
