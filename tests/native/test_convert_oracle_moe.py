@@ -1,4 +1,7 @@
-"""Mixtures by transformers: where a stock architecture is written, it is upstream's converter's file, bit for bit."""
+"""Mixtures by transformers: where a stock architecture is written, it is upstream's converter's file, bit for bit.
+
+And where it is not, upstream's file computes something else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import pytest
 
 from liquidcli.gguf_file import open_gguf
 from tests.convert_oracle import MARKS, Case, check_ours_is_theirs, run_upstream
-from tests.hf_models import make_config, save_random
+from tests.hf_models import make_config, native_logits, random_tokens, reference_logits, relative, save_random
+from tests.native import test_converted_moe as varied
 
 pytestmark = MARKS
 LLAMA3 = {
@@ -81,3 +85,20 @@ def test_the_cases_are_what_they_say(folders: Path) -> None:
         assert {"blk.0.ffn_up.weight", "blk.1.ffn_up_exps.weight"} < set(f.tensors)
     with open_gguf(folders / "llama4-scout" / "theirs.gguf") as f:
         assert set(f.array("rope_freqs.weight").tolist()) == {1.0, 8.0}
+
+
+# upstream leaves out what its own loader would not read, and gives every OLMoE the same epsilon
+SILENT = (*varied.SILENT, "qwen3-llama3", "qwen3-yarn", "olmoe-eps")
+
+
+@pytest.fixture(scope="session")
+def varied_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cases = {name: case(varied.CASES[name][0], varied.words_of(name), "f32") for name in SILENT}
+    return run_upstream(cases, tmp_path_factory.mktemp("varied"))
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_theirs_is_wrong(name: str, varied_folders: Path) -> None:
+    tokens, folder = random_tokens(varied.N_TOKENS), varied_folders / name
+    wanted = reference_logits(folder / "model", tokens)
+    assert relative(native_logits(folder / "theirs.gguf", tokens), wanted) > varied.WRONG
