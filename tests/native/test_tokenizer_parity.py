@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +13,47 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from liquidcli import converters
+from liquidcli.converters.pretokenizers import KNOWN, PreTokenizer, as_json, named
 from tests.hf_folders import (
     byte_alphabet,
     byte_level_tokenizer,
     sentencepiece_model,
     sentencepiece_tokenizer,
-    split_step,
     write_llama,
 )
-from tests.unit.test_converters_tokenizers import DIGITS, LEVEL, LLAMA3, TEKKEN
+from tests.nasty_text import CORPUS, NASTY, random_texts
 
 N_VOCAB = 1200
-CORPUS = [
-    "The river runs deeper where the stones are hard; it's slow, isn't it? We've seen 1234 of 56789 stones, I'd say.",
-    "def main(args):\n    if args:\n        return {'a': 1, 'b': [2, 3]}\n\n\treturn None  # nothing\r\n",
-    "Größe, naïve café, señor; Ёлка и ёж, нещо на Български; 日本語のテキスト、한국어 텍스트; ภาษาไทย; مرحبا بالعالم",
-    "THE QUICK Brown fOX. HTMLParser getElementById x1y2 http://a.b/c?d=e&f=%20 ½ ² ① 🚀 😶\u200d🌫️ ✅",
-]
-STRINGS = [
-    *CORPUS, "", " ", "  ", "   three", "a   12", "tabs\t\tand\n\n\nlines \n x", "\r\n\r\n", "end ", "word\n", "\nword",
-    "don't DON'T Don'T we'LL 's 'S", "1", "12", "123", "1234", "12345678", "3.14159e-10", "x" * 70, " \n \n ",
-    "\u00a0nbsp\u3000wide\u2009thin", "\u200bzero\u200d", "e\u0301 combining", "mixedCASEWords ABCdef", "!!??...---===",
-    " !a ?b", "/a/b//c/", "'''''``````\"\"\"", "\x00\x01\x7f", "កាន់តែពិសេសអាច😁", "我想在apple工作1314151天～",
-    "🦙🦙 3 33 333 3333", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "ﬁ ﬂ Ⅷ", "a<s>b</s>c",
-]  # fmt: skip
-GPT4O = TEKKEN.replace("+|[^", "+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^", 1).replace(
-    r"*|\p{N}|", r"*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|"
-)
-SPLITS: dict[str, tuple[dict, bool]] = {
-    "gpt-2": (LEVEL, False),
-    "smollm": ({"type": "Sequence", "pretokenizers": [DIGITS, LEVEL]}, False),
-    "llama-bpe": (split_step(LLAMA3), True),
-    "qwen2": (split_step(LLAMA3.replace("{1,3}", "")), False),
-    "tekken": (split_step(TEKKEN), True),
-    "llama4": (split_step(GPT4O), False),
+TEXTS = NASTY + random_texts(300)
+
+
+def is_mark(letter: str) -> bool:
+    return unicodedata.category(letter)[0] == "M"
+
+
+def is_cased(letter: str) -> bool:
+    return letter > "\x7f" and letter.lower() != letter.upper()
+
+
+# letters of which llama.cpp's regexes know less than the checkpoint's: they are left out, for no name knows more
+LEFT_OUT: dict[str, Callable[[str], bool]] = {
+    "tekken": lambda letter: is_mark(letter) or is_cased(letter),
+    "granite-embed-multi-97m": is_cased,
+    "deepseek-llm": lambda letter: letter == "\u3000",
 }
 
 
-def trained(split: dict[str, Any], ignore_merges: bool) -> dict[str, Any]:
+def trained(pre: PreTokenizer) -> dict[str, Any]:
     """A byte-level tokenizer.json trained on the corpus with this way to split."""
-    words = byte_level_tokenizer(pre_tokenizer=split)
+    words = byte_level_tokenizer(pre_tokenizer=as_json(pre.steps))
+    if pre.normalizers:
+        words["normalizer"] = {"type": pre.normalizers[0]}
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = Tokenizer.from_str(json.dumps(words)).pre_tokenizer
     options = {"special_tokens": ["<s>", "</s>"], "initial_alphabet": byte_alphabet(), "show_progress": False}
     learner.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=N_VOCAB, **options))
     model = json.loads(learner.to_str())["model"]
-    return {**words, "model": {**model, "ignore_merges": ignore_merges}}
+    return {**words, "model": {**model, "ignore_merges": pre.ignores_merges}}
 
 
 class Vocabulary:
@@ -74,11 +70,11 @@ class Vocabulary:
         assert self.model, path
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
 
-    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         ids = (ctypes.c_int32 * room)()
-        count = self.api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, True)
+        count = self.api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
         assert count >= 0
         return list(ids[:count])
 
@@ -101,22 +97,37 @@ def load(tmp_path: Path) -> Iterator[Any]:
         one.close()
 
 
-def differing(vocabulary: Vocabulary, tokenizer: Tokenizer, strings: list[str]) -> dict[str, tuple]:
-    pairs = {text: (vocabulary.encode(text), tokenizer.encode(text, add_special_tokens=False).ids) for text in strings}
-    return {text: pair for text, pair in pairs.items() if pair[0] != pair[1]}
+def differing(
+    vocabulary: Vocabulary, tokenizer: Tokenizer, texts: list[str], *, parse_special: bool = True
+) -> dict[str, tuple]:
+    found = {}
+    for text in texts:
+        ours = vocabulary.encode(text, parse_special=parse_special)
+        theirs = tokenizer.encode(text, add_special_tokens=False).ids
+        if ours != theirs:
+            found[text] = (ours, theirs)
+    return found
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_byte_level(name: str, tmp_path: Path, load: Any) -> None:
-    words = trained(*SPLITS[name])
+@pytest.mark.parametrize("pre", KNOWN, ids=lambda pre: pre.name)
+def test_byte_level(pre: PreTokenizer, tmp_path: Path, load: Any) -> None:
+    words = trained(pre)
     folder = write_llama(tmp_path / "m", {"vocab_size": N_VOCAB}, tokenizer=words)
-    assert [one.value for one in converters.plan(folder).fields if one.key == "tokenizer.ggml.pre"] == [name]
-    assert differing(load(folder), Tokenizer.from_file(str(folder / "tokenizer.json")), STRINGS) == {}
+    assert [one.value for one in converters.plan(folder).fields if one.key == "tokenizer.ggml.pre"] == [pre.name]
+    texts = [unicodedata.normalize(pre.normalizers[0], text) for text in TEXTS] if pre.normalizers else TEXTS
+    if left_out := LEFT_OUT.get(pre.name):
+        texts = [text for text in texts if not any(map(left_out, text))]
+        assert len(texts) > 120
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = load(folder)
+    assert differing(vocabulary, own, texts) == {}
+    own.encode_special_tokens = True
+    assert differing(vocabulary, own, texts, parse_special=False) == {}
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
 def test_a_bos_is_added_as_the_post_processor_says(add_bos: bool, tmp_path: Path, load: Any) -> None:
-    words = trained(*SPLITS["llama-bpe"])
+    words = trained(named("llama-bpe"))
     if add_bos:
         single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
         tokens = {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}

@@ -10,7 +10,7 @@ import gguf
 import pytest
 
 from liquidcli.converters.checkpoint import Checkpoint
-from liquidcli.converters.pretokenizers import identify
+from liquidcli.converters.pretokenizers import KNOWN, PreTokenizer, as_json, identify, named
 from liquidcli.converters.tokenizers import tokenizer_fields
 from liquidcli.errors import IntegrityError, LiquidError, NotFoundError
 from tests.hf_folders import (
@@ -32,6 +32,9 @@ TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
     r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT4O = TEKKEN.replace("+|[^", "+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^", 1).replace(
+    r"*|\p{N}|", r"*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|"
 )
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
@@ -57,10 +60,42 @@ def keys(
         (split_step(LLAMA3), "llama-bpe"),
         (split_step(LLAMA3.replace("{1,3}", "")), "qwen2"),
         (split_step(TEKKEN), "tekken"),
+        (split_step(GPT4O), "granite-embed-multi-97m"),
     ],
 )
 def test_pre_tokenizers_are_told_by_their_structure(pre: dict, name: str) -> None:
-    assert identify({"pre_tokenizer": pre}).name == name
+    ignores_merges = name in ("llama-bpe", "tekken")
+    assert identify({"pre_tokenizer": pre, "model": {"ignore_merges": ignores_merges}}).name == name
+
+
+def test_what_shares_its_steps_is_told_by_merges_and_normalizer() -> None:
+    llama3, nfc = split_step(LLAMA3), {"type": "NFC"}
+    assert identify({"pre_tokenizer": llama3, "model": {"ignore_merges": True}}).name == "llama-bpe"
+    assert identify({"pre_tokenizer": llama3, "model": {"ignore_merges": False}}).name == "dbrx"
+    assert identify({"pre_tokenizer": LEVEL, "normalizer": nfc}).name == "olmo"
+    digits = {"type": "Sequence", "pretokenizers": [DIGITS, LEVEL]}
+    assert identify({"pre_tokenizer": digits, "normalizer": nfc}).name == "command-r"
+
+
+def test_removing_what_a_regex_leaves_is_keeping_what_it_finds() -> None:
+    pre = split_step(LLAMA3)
+    pre["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    assert identify({"pre_tokenizer": pre}).name == "dbrx"
+    pre["pretokenizers"][0]["pattern"]["Regex"] = LLAMA3.removesuffix(r"|\s+")  # leaves white space out
+    with pytest.raises(LiquidError, match="splits text by"):
+        identify({"pre_tokenizer": pre})
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_every_known_way_is_found_again_in_its_own_json(known: PreTokenizer) -> None:
+    normalizers = [{"type": name} for name in known.normalizers]
+    tokenizer = {
+        "pre_tokenizer": as_json(known.steps),
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "model": {"ignore_merges": known.ignores_merges},
+    }
+    assert identify(json.loads(json.dumps(tokenizer))) is known
+    assert all(named(name) is known for name in (known.name, *known.also))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +111,7 @@ def test_pre_tokenizers_are_told_by_their_structure(pre: dict, name: str) -> Non
     ],
 )
 def test_an_unknown_way_to_split_is_refused_and_shown(pre: dict | None) -> None:
-    with pytest.raises(LiquidError, match=r"splits text by .*gpt-2, smollm, llama-bpe") as caught:
+    with pytest.raises(LiquidError, match=r"splits text by .*gpt-2, olmo, smollm") as caught:
         identify({"pre_tokenizer": pre})
     first = (pre or {}).get("pretokenizers", [pre])[0]
     assert f"by {first['type'] if first else 'nothing'}" in str(caught.value)
@@ -86,7 +121,7 @@ def test_normalizers_that_llama_cpp_lacks_are_refused() -> None:
     nfc = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
     assert identify({"pre_tokenizer": split_step(LLAMA3.replace("{1,3}", "")), "normalizer": nfc}).name == "qwen2"
     with pytest.raises(LiquidError, match="normalizes text by NFC"):
-        identify({"pre_tokenizer": LEVEL, "normalizer": {"type": "NFC"}})
+        identify({"pre_tokenizer": split_step(TEKKEN), "normalizer": {"type": "NFC"}})
 
 
 def test_byte_level_bpe(tmp_path: Path) -> None:
@@ -170,7 +205,7 @@ def test_other_kinds_of_models(tmp_path: Path) -> None:
 
 
 def test_ignored_merges_that_differ_are_told(tmp_path: Path) -> None:
-    tokenizer = byte_level_tokenizer(pre_tokenizer=split_step(LLAMA3))
+    tokenizer = byte_level_tokenizer(pre_tokenizer=split_step(TEKKEN))
     assert "ignore_merges" in keys(tmp_path / "t", tokenizer)[1][0]
     tokenizer["model"]["ignore_merges"] = True
     assert not keys(tmp_path / "t", tokenizer)[1]
