@@ -27,8 +27,11 @@ from .vocab import Vocab
 SPACE = "\u2581"
 ADDED_SCORE, BLANK_SCORE = -1000.0, -10000.0  # upstream's
 MODEL_BPE = 2
+NEVER_SPLITS = ("Split", " ", "MergedWithPrevious", False)  # Gemma's: its normalizer has left no space by then
 # ref: sentencepiece_model.proto
-_PIECE_TYPES = {2: TokenType.UNKNOWN, 3: TokenType.CONTROL, 5: TokenType.UNUSED, 6: TokenType.BYTE}
+_PIECE_TYPES = {
+    2: TokenType.UNKNOWN, 3: TokenType.CONTROL, 4: TokenType.USER_DEFINED, 5: TokenType.UNUSED, 6: TokenType.BYTE
+}  # fmt: skip
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -89,6 +92,7 @@ def _adds_space(tokenizer: dict[str, Any], vocab: Vocab) -> bool:
     normal = steps(tokenizer.get("normalizer"), "normalizers")
     before = steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
     prepends = ("Prepend", f"prepend={SPACE!r}")
+    before = [step for step in before if step != NEVER_SPLITS]
     for step in [*normal, *before]:
         if step[0] not in ("Prepend", "Replace", "Metaspace") or (step[0] == "Replace" and step[1:] != (" ", SPACE)):
             raise LiquidError(f"tokenizer.json prepares text by {step[0]}{step[1:]}, which llama.cpp does not do")
@@ -120,6 +124,8 @@ def _from_model(path: Path, vocab: Vocab) -> bool:
         if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4:
             raise IntegrityError(f"{path}: token {number} is no text with a score")
         kind = _PIECE_TYPES.get(piece.get(3, 1), TokenType.NORMAL)
+        if kind is TokenType.USER_DEFINED:  # llama.cpp looks for it before spaces are replaced
+            text = text.replace(SPACE.encode(), b" ")
         vocab.put(number, text, kind, struct.unpack("<f", score)[0])
     if len(pieces) > vocab.size:
         vocab.warnings.append(f"{path.name} has {len(pieces)} tokens, the model {vocab.size}: the last were left out")

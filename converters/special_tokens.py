@@ -7,7 +7,7 @@ is left; the post-processor says what is put around a text. Knows nothing of voc
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,15 @@ from .fields import Field
 KEYS = {
     **{kind: kind for kind in ("bos", "eos", "eot", "mask")},
     **{"unk": "unknown", "sep": "seperator", "pad": "padding"},
+}
+# ref: llama.cpp, llama_vocab::impl::load: the words that end a turn there, and those that end a text
+TURN_ENDS = frozenset({
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>",
+    "[EOT]", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<end_of_utterance>",
+})  # fmt: skip
+ENDS_BY_WORD = TURN_ENDS | {
+    "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "</s>", "<|eom_id|>", "[EOS]", "<eos>", "<turn|>",
+    "<|tool_response>", "[e~[",
 }
 ADDABLE = ("bos", "eos", "sep")
 _TEMPLATE_NAME = frozenset(string.ascii_letters + string.digits)
@@ -41,7 +50,11 @@ class SpecialTokens:
         return ids + [fields.boolean(f"tokenizer.ggml.add_{kind}_token", value) for kind, value in flags]
 
 
-def read_special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any] | None, n_vocab: int) -> SpecialTokens:
+def read_special_tokens(
+    checkpoint: Checkpoint, tokenizer: dict[str, Any] | None, tokens: Sequence[str | bytes]
+) -> SpecialTokens:
+    """`tokens` is the whole vocabulary, where words are looked for last."""
+    n_vocab = len(tokens)
     settings = checkpoint.json("tokenizer_config.json")
     special = SpecialTokens()
     if settings:
@@ -55,9 +68,42 @@ def read_special_tokens(checkpoint: Checkpoint, tokenizer: dict[str, Any] | None
             special.added.setdefault(kind, flag)
         candidates = (numbers.get(special.words.get(kind, "")), checkpoint.config.get(f"{kind}_token_id"))
         for number in candidates if settings else candidates[1:]:
+            number = number[0] if isinstance(number, list) and number else number
             if isinstance(number, int) and not isinstance(number, bool) and kind not in special.ids:
                 _set(special, kind, number, n_vocab)
+    _find_words(special, tokens)
+    _read_ends(checkpoint, special, tokens)
     return special
+
+
+def _find_words(special: SpecialTokens, tokens: Sequence[str | bytes]) -> None:
+    """A tokenizer.model alone lists no added tokens: its words are tokens like others."""
+    for kind, word in special.words.items():
+        if kind not in special.ids and kind in KEYS:
+            places = [number for number, token in enumerate(tokens) if token in (word, word.encode())]
+            if places:
+                special.ids[kind] = places[0]
+
+
+def _read_ends(checkpoint: Checkpoint, special: SpecialTokens, tokens: Sequence[str | bytes]) -> None:
+    """generation_config.json may name several tokens that end a text. llama.cpp knows many by their words; the first
+    other one becomes the end of turn, more have no key."""
+    ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    numbers = [one for one in ends if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < len(tokens)]
+    known = {special.ids.get("eos"), special.ids.get("eot")}
+    unknown = [one for one in numbers if one not in known and _text(tokens[one]) not in ENDS_BY_WORD]
+    if unknown and "eos" not in special.ids:
+        special.ids["eos"] = unknown.pop(0)
+    if unknown and "eot" not in special.ids and not any(_text(token) in TURN_ENDS for token in tokens):
+        special.ids["eot"] = unknown.pop(0)
+    if unknown:
+        words = ", ".join(repr(_text(tokens[one])) for one in unknown)
+        special.warnings.append(f"generation_config.json ends texts at {words} too, for which a GGUF has no key")
+
+
+def _text(token: str | bytes) -> str:
+    return token.decode("utf-8", "replace") if isinstance(token, bytes) else token
 
 
 def _set(special: SpecialTokens, kind: str, number: int, n_vocab: int) -> None:
@@ -158,9 +204,7 @@ def _read_pair(single: list[tuple[str, str]], pair: list[tuple[str, str]], speci
 
 
 def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
-    settings = checkpoint.json("tokenizer_config.json")
-    if settings is None:
-        return []
+    settings = checkpoint.json("tokenizer_config.json") or {}
     template = settings["chat_template"] if "chat_template" in settings else _template_files(checkpoint)
     if isinstance(template, str):
         return [fields.string("tokenizer.chat_template", template)] if template else []

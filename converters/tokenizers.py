@@ -30,7 +30,8 @@ def tokenizer_fields(checkpoint: Checkpoint, n_vocab: int) -> tuple[list[Field],
     if isinstance(prefix := settings.get("add_prefix_space"), bool):
         found = [one for one in found if one.key != "tokenizer.ggml.add_space_prefix"]
         found.append(fields.boolean("tokenizer.ggml.add_space_prefix", prefix))
-    special = read_special_tokens(checkpoint, tokenizer, n_vocab)
+    tokens = next(one.value for one in found if one.key == "tokenizer.ggml.tokens")
+    special = read_special_tokens(checkpoint, tokenizer, tokens)
     if tokenizer is not None and not _is_sentencepiece(tokenizer):
         special.added = {"bos": False, **special.added}  # llama.cpp would add one under some pre-tokenizers
     return [*found, *special.fields(), *chat_template_fields(checkpoint)], [*warnings, *special.warnings]

@@ -153,10 +153,10 @@ def _field(number: int, value: int | bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
-def sentencepiece_model(kind: int = 2) -> bytes:
-    """A tokenizer.model with the words of `sentencepiece_tokenizer`; kind 2 is BPE, 1 is unigram."""
-    words = list(sentencepiece_tokenizer()["model"]["vocab"])
-    types = {"<unk>": 2, "<s>": 3, "</s>": 3}
+def sentencepiece_model(kind: int = 2, defined: tuple[str, ...] = ()) -> bytes:
+    """A tokenizer.model with the words of `sentencepiece_tokenizer` and user-defined ones; kind 2 is BPE, 1 unigram."""
+    words = [*sentencepiece_tokenizer()["model"]["vocab"], *defined]
+    types = {"<unk>": 2, "<s>": 3, "</s>": 3, **dict.fromkeys(defined, 4)}
     data = b""
     for number, word in enumerate(words):
         score = np.float32(-max(number - 259, 0)).tobytes()

@@ -265,6 +265,38 @@ def test_chat_templates(tmp_path: Path) -> None:
     assert found["chat_template"] == "{{ file }}" and found["chat_template.rag"] == "{{ rag }}"
 
 
+def test_chat_templates_without_tokenizer_config(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ file }}")
+    assert keys(tmp_path, byte_level_tokenizer())[0]["chat_template"] == "{{ file }}"
+    (tmp_path / "chat_template.jinja").unlink()
+    write_json(tmp_path / "chat_template.json", {"chat_template": "{{ json }}"})
+    assert keys(tmp_path, byte_level_tokenizer())[0]["chat_template"] == "{{ json }}"
+
+
+@pytest.mark.parametrize(
+    ("ends", "eot", "told"),
+    [
+        ([1], None, ""),
+        ([1, 3], 3, ""),
+        (3, 3, ""),
+        ([1, 265], None, ""),  # a word that llama.cpp knows
+        ([3, 4], 3, "texts at '#' too"),
+        ([999, True, "x"], None, ""),
+    ],
+)
+def test_several_tokens_that_end_a_text(tmp_path: Path, ends: Any, eot: int | None, told: str) -> None:
+    tokenizer = byte_level_tokenizer()
+    tokenizer["added_tokens"].append({"id": 265, "content": "<|eom_id|>", "special": True})
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": ends})
+    found, warnings = keys(tmp_path, tokenizer, {"bos_token": "<s>", "eos_token": "</s>"})
+    assert found["ggml.eos_token_id"] == 1 and found.get("ggml.eot_token_id") == eot
+    assert (told in " ".join(warnings)) if told else not warnings
+
+
+def test_the_first_of_several_ends_in_config_json(tmp_path: Path) -> None:
+    assert keys(tmp_path, byte_level_tokenizer(), None, {"eos_token_id": [7, 8]})[0]["ggml.eos_token_id"] == 7
+
+
 def test_added_tokens_that_only_tokenizer_config_lists(tmp_path: Path) -> None:
     decoder = {"290": {"content": "<extra>", "special": True}, "2": {"content": "other", "special": True}, "x": {}}
     found, _ = keys(tmp_path / "t", byte_level_tokenizer(), {"added_tokens_decoder": decoder})
@@ -344,6 +376,26 @@ def test_tokenizer_model_is_read_without_its_library(tmp_path: Path) -> None:
     vocab = sentencepiece_tokenizer()["model"]["vocab"]
     assert found["ggml.scores"][vocab["hello"]] == -(vocab["hello"] - 259)
     assert found["ggml.bos_token_id"] == 1 and found["ggml.scores"][290] == -1000.0
+
+
+def test_a_tokenizer_model_alone_still_knows_its_special_words(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
+    found, _ = keys(tmp_path, None, {"bos_token": "</s>", "eos_token": "<s>"})
+    assert (found["ggml.bos_token_id"], found["ggml.eos_token_id"]) == (2, 1)
+
+
+def test_symbols_that_a_tokenizer_model_defines(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(defined=("\u2581\u2581", "<tool>")))
+    found, _ = keys(tmp_path, None)
+    places = [i for i, kind in enumerate(found["ggml.token_type"]) if kind == USER]
+    assert [found["ggml.tokens"][i] for i in places] == [b"  ", b"<tool>"]
+
+
+def test_gemmas_split_never_splits(tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    found, warnings = keys(tmp_path, sentencepiece_tokenizer(normalizer=replace, pre_tokenizer=split))
+    assert found["ggml.add_space_prefix"] is False and not warnings
 
 
 def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
