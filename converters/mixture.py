@@ -42,7 +42,7 @@ class StockOrLiquid(Liquid):
     stock_name = ""
     dense_module = "mlp"
     defaults: ClassVar[dict[str, Any]] = {}  # of transformers' class, for keys that config.json leaves out
-    stock_keys = ("expert_feed_forward_length",)  # more of those that upstream writes
+    stock_keys: ClassVar[tuple[str, ...]] = ("expert_feed_forward_length",)  # more of those that upstream writes
     stock_windows = False
     stock_factors = False  # whether it has tensors of frequencies
 

@@ -31,7 +31,7 @@ IMAGE_KEYS = ("vision_config", "image_token_index", "boi_token_index", "eoi_toke
 @arch("Llama4ForCausalLM")
 class Llama4(StockOrLiquid):
     stock_name = "llama4"
-    stock_keys = ("expert_feed_forward_length", "vocab_size", "rope.dimension_count")
+    stock_keys: ClassVar = ("expert_feed_forward_length", "vocab_size", "rope.dimension_count")
     stock_windows = stock_factors = True
     dense_module = "feed_forward"
     expert_layout = Layout()

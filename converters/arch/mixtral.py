@@ -21,7 +21,7 @@ RENAMED = Layout("mlp", "gate", input_first=False)
 @arch("MixtralForCausalLM")
 class Mixtral(StockOrLiquid):
     stock_name = "llama"
-    stock_keys = ("vocab_size", "rope.dimension_count")
+    stock_keys: ClassVar = ("vocab_size", "rope.dimension_count")
     stock_factors = True
     defaults: ClassVar = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
                           "rope_theta": 1e6}  # fmt: skip

@@ -14,7 +14,7 @@ from ..registry import arch
 @arch("OlmoeForCausalLM")
 class Olmoe(StockOrLiquid):
     stock_name = "olmoe"
-    stock_keys = ()
+    stock_keys: ClassVar = ()
     expert_layout = Layout("mlp", "gate", input_first=False)
     defaults: ClassVar = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 
