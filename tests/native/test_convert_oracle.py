@@ -22,6 +22,21 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
     "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
+    "short_factor": [1.0 + i / 9 for i in range(8)], "long_factor": [1.0 + i for i in range(8)],
+}  # fmt: skip
+SCALING = "llama.rope.scaling."
+LONGROPE_KEYS = NO_BOS | {
+    SCALING + "original_context_length": 64,
+    SCALING + "attn_factor": float(np.float32(np.sqrt(1 + np.log(4) / np.log(64)))),
+}
+LONGROPE_TENSORS = ("rope_factors_long.weight", "rope_factors_short.weight")
+MAGNITUDE = {SCALING + "attn_factor": float(np.float32(0.1 * np.log(4.0) + 1))}
+YARN_KEYS = {
+    SCALING + "type": "yarn", SCALING + "factor": 4.0, SCALING + "original_context_length": 64,
+    SCALING + "yarn_beta_fast": 8.0, SCALING + "yarn_beta_slow": 1.0,
+}  # fmt: skip
 OWN_MAGNITUDE = {"llama.rope.scaling.attn_factor": float(np.float32(1.3 / (0.1 * np.log(4.0) + 1)))}
 
 
@@ -66,7 +81,14 @@ CASES: dict[str, Case] = {
     "yarn-magnitude": Case({"rope_parameters": {**YARN, "attention_factor": 1.3}}, extra={**NO_BOS, **OWN_MAGNITUDE}),
     "tied": Case({"tie_word_embeddings": True}),
     "biased": Case({"attention_bias": True, "mlp_bias": True}),
-    "mistral": Case({"sliding_window": 64, "head_dim": 24}, model_type="mistral"),
+    # upstream names the rule but leaves out the tensors, or has llama.cpp compute yarn with betas of its own
+    "longrope": Case({"rope_parameters": LONGROPE}, extra=LONGROPE_KEYS, extra_tensors=LONGROPE_TENSORS),
+    "yarn-betas": Case(
+        {"rope_parameters": {**YARN, "beta_fast": 8.0}},
+        extra=NO_BOS | MAGNITUDE,
+        lacking=YARN_KEYS,
+        extra_tensors=("rope_freqs.weight",),
+    ),
     "shards": Case({"rope_parameters": LLAMA3_SCALING}, "bf16", "bfloat16", save={"max_shard_size": "100KB"}),
     "llama3-tokenizer": Case(pre="llama-bpe", finish=llama3_tokenizer, extra={}),
     "sentencepiece": Case({"bos_token_id": 1, "eos_token_id": 2}, finish=sentencepiece, extra={}),
