@@ -5,6 +5,24 @@ Knows units. Does not know what is measured.
 
 from __future__ import annotations
 
+import re
+
+from .errors import UsageError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?)(I?B)?", re.IGNORECASE)
+
+
+def parse_size(text: str, hint: str = "for example 5GB or 500M") -> int:
+    """`8G` and `8GiB` are 8 * 2^30, `8GB` is 8 * 10^9. UsageError for what is no size, with `hint`."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"{text!r} is no size", hint=hint)
+    unit, suffix = match[2].upper(), (match[3] or "").upper()
+    is_decimal = suffix == "B" and unit
+    factor = 1000 ** "KMGT".index(unit) * 1000 if is_decimal else _UNITS[unit]
+    return int(float(match[1]) * factor)
+
 
 def size_text(size_bytes: int | float) -> str:
     """98.4 MB, in powers of ten, as the hub and most shops write it."""

@@ -5,19 +5,16 @@ Knows budgets in bytes of file. Knows nothing of the memory a context takes on t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from liquidcli.errors import MemoryFitError, UsageError
+from liquidcli.amounts import parse_size
+from liquidcli.errors import MemoryFitError
 from liquidcli.gguf_file import open_gguf
 
 from .plan import Options, Plan, plan_file
 from .types import FILE_TYPES, OFFERED
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", re.IGNORECASE)
 
 
 def plan_every_type(path: Path | str, options: Options = Options(), imatrix: Path | None = None) -> list[Plan]:
@@ -42,10 +39,4 @@ def largest_that_fits(plans: Sequence[Plan], budget_bytes: int) -> Plan:
 
 def budget_bytes(text: str) -> int:
     """`8G` and `8GiB` are 8 * 2^30, `8GB` is 8 * 10^9."""
-    match = _BUDGET.fullmatch(text.strip())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"{text!r} is no size", hint="for example --fit 8G or --fit 500M")
-    unit, suffix = match[2].upper(), (match[3] or "").upper()
-    is_decimal = suffix == "B" and unit
-    factor = 1000 ** "KMGT".index(unit) * 1000 if is_decimal else _UNITS[unit]
-    return int(float(match[1]) * factor)
+    return parse_size(text, "for example --fit 8G or --fit 500M")

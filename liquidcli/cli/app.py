@@ -20,6 +20,7 @@ from .chat import chat
 from .convert import convert
 from .cp import cp
 from .doctor import doctor
+from .export import export
 from .failures import explain
 from .fit import fit
 from .gates import gates_app
@@ -69,6 +70,7 @@ app.command()(show)
 app.command()(run)
 app.command()(chat)
 app.command()(convert)
+app.command()(export)
 app.command()(quantize)
 app.add_typer(gates_app, name="gates")
 app.command()(perplexity)

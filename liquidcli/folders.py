@@ -1,0 +1,53 @@
+"""Folders that are either whole or absent: space is checked, one is filled beside the target, synced, renamed.
+
+Knows nothing of what is inside them. Single files are in `files`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import DiskSpaceError, LiquidError, NotFoundError, UsageError
+from .files import check_space
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
+    """Yield a folder beside `path` to be filled; on success its files are synced and it is renamed, else it is removed.
+
+    UsageError where something is there already, unless it is an empty folder; NotFoundError for a missing parent.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise UsageError(f"{path} is there already, a new folder was expected", hint="name another folder")
+    if not path.parent.is_dir():
+        raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
+    check_space(path.parent, size_bytes)
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise LiquidError(f"cannot write in {path.parent}: {error.strerror}") from error
+    try:
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o777 & ~umask)
+        part.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskSpaceError(
+                f"the disk of {path.parent} is full; nothing was kept", hint="free some space, or name another folder"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
