@@ -76,6 +76,12 @@ class Output:
     transform: Transform
     role: str = ""
 
+    @property
+    def origin(self) -> str:
+        """The sources' names, of a stack the first and the last."""
+        names = [source.name for source in self.sources]
+        return ", ".join(names) if len(names) <= 2 else f"{names[0]} ... {names[-1]} ({len(names)} tensors)"
+
     def as_json(self) -> dict:
         return {
             "name": self.name,
