@@ -175,6 +175,11 @@ def _attn_factor(rope: Rope) -> float | None:
 
 
 def rope_warnings(rope: Rope) -> list[str]:
-    if rope.kind != "dynamic":
-        return []
-    return [f"past {rope.original_context} tokens a dynamic rope_type would change its frequencies, llama.cpp does not"]
+    """Where llama.cpp decides otherwise than transformers."""
+    n_tokens = rope.original_context
+    told = {
+        "dynamic": f"past {n_tokens} tokens a dynamic rope_type would change its frequencies, llama.cpp does not",
+        "longrope": f"llama.cpp takes longrope's long factors in a context of more than {n_tokens} tokens, even if few "
+        "of them are used",
+    }
+    return [told[rope.kind]] if rope.kind in told else []

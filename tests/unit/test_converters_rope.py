@@ -66,6 +66,7 @@ def test_longrope_has_two_tensors_and_a_magnitude() -> None:
     }  # fmt: skip
     assert keys(rope)["scaling.attn_factor"] == pytest.approx(math.sqrt(1 + math.log(4) / math.log(64)))
     assert keys(rope)["scaling.original_context_length"] == 64 and "scaling.factor" not in keys(rope)
+    assert "more than 64 tokens" in rope_warnings(rope)[0]
     with pytest.raises(IntegrityError, match=r"long_factor has 2 values, expected 4"):
         rope_tensors(rope, 8)
     with pytest.raises(LiquidError, match="'longrope' is not supported"):
