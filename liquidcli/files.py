@@ -34,11 +34,11 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
+def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
 
-    A link is followed and stays. Raises UsageError for a folder or a device, NotFoundError for a missing parent,
-    DiskSpaceError before or during the writing.
+    A link is followed and stays. `mode` is narrowed by the umask. Raises UsageError for a folder or a device,
+    NotFoundError for a missing parent, DiskSpaceError before or during the writing.
     """
     path = Path(path)
     if path.is_dir():
@@ -62,7 +62,7 @@ def atomic_output(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        part.chmod(mode & ~umask)
         part.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

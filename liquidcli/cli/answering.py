@@ -1,4 +1,4 @@
-"""What `run` and `chat` share: their own options, and the way from options to a conversation.
+"""What `run` and `chat` share: the way from options to a conversation.
 
 Knows which option goes where. Heavy imports happen inside, when a model is about to be loaded.
 """
@@ -10,41 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, UsageError
 from ..ui.console import out
-from .options import option
 
 if TYPE_CHECKING:
     from ..runtime.chat import Conversation
     from ..runtime.engine import Engine
-
-PresencePenalty = Annotated[
-    float | None, option("--presence-penalty", metavar="X", help="Penalty for tokens used; 0: off.")
-]
-FrequencyPenalty = Annotated[
-    float | None, option("--frequency-penalty", metavar="X", help="The same, by how often; 0: off.")
-]
-LogitBias = Annotated[
-    list[str] | None, option("-l", "--logit-bias", metavar="ID+X", help="Make a token likelier or rarer.")
-]
-ReversePrompt = Annotated[
-    list[str] | None, option("-r", "--reverse-prompt", metavar="TEXT", help="Stop before this text.")
-]
-IgnoreEos = Annotated[bool, option("--ignore-eos", help="Go on when the model wants to end.")]
-ChatTemplate = Annotated[str | None, option("--chat-template", metavar="NAME|JINJA", help="Use this chat template.")]
-ChatTemplateFile = Annotated[Path | None, option("--chat-template-file", metavar="FILE", help="It, from a file.")]
-ConversationMode = Annotated[
-    bool | None,
-    option(
-        "-cnv/-no-cnv",
-        "--conversation/--no-conversation",
-        help="Chat (the default where the model has a template), or go on with the text.",
-    ),
-]
-Stats = Annotated[bool, option("--verbose", help="Print what an answer took, after it.")]
-Logs = Annotated[bool, option("-v", "--log-verbose", help="Show llama.cpp's log.")]
 
 _ENGINE = (
     "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_gpu_layers", "type_k", "type_v", "flash_attn",

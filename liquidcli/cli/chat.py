@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,75 +15,80 @@ from ..errors import UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
+from . import resuming
+from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
     from ..ui.lineedit import Reader
 
 SingleTurn = Annotated[bool, o.option("-st", "--single-turn", help="End after one answer.")]
+Continue = Annotated[bool, o.option("--continue", help="Go on with the last session, of this model if one is named.")]
+Resume = Annotated[
+    str | None,
+    o.option("--resume", metavar="NAME", autocompletion=resuming.names, help="Go on with this session (/sessions)."),
+]
+NoSave = Annotated[bool, o.option("--no-save", help="Keep nothing of this chat.")]
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a chat begins and whether it is kept."""
+
+    first: str = ""  # asked before anything is read
+    single_turn: bool = False
+    latest: bool = False
+    resume: str | None = None
+    no_save: bool = False
+
+
+@takes_conversation_options
 def chat(
     ref: o.Ref = None,
-    model: o.ModelOpt = None,
-    prompt: o.PromptOpt = None,
-    file: o.FileOpt = None,
-    system_prompt: o.SystemPrompt = None,
-    system_prompt_file: o.SystemPromptFile = None,
-    depth: o.Depth = "auto",
-    gates: o.Gates = None,
-    max_tokens: o.Predict = -1,
-    n_ctx: o.CtxSize = 0,
-    temp: o.Temp = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    seed: o.Seed = -1,
-    repeat_penalty: o.RepeatPenalty = None,
-    repeat_last_n: o.RepeatLastN = None,
-    presence_penalty: a.PresencePenalty = None,
-    frequency_penalty: a.FrequencyPenalty = None,
-    logit_bias: a.LogitBias = None,
-    reverse_prompt: a.ReversePrompt = None,
-    ignore_eos: a.IgnoreEos = False,
-    conversation: a.ConversationMode = None,
-    chat_template: a.ChatTemplate = None,
-    chat_template_file: a.ChatTemplateFile = None,
-    n_threads: o.Threads = None,
-    n_threads_batch: o.ThreadsBatch = None,
-    n_batch: o.BatchSize = 2048,
-    n_ubatch: o.UBatchSize = 512,
-    n_gpu_layers: o.GpuLayers = "auto",
-    flash_attn: o.FlashAttn = "auto",
-    type_k: o.TypeK = "f16",
-    type_v: o.TypeV = "f16",
+    *,
+    continue_: Continue = False,
+    resume: Resume = None,
+    no_save: NoSave = False,
     single_turn: SingleTurn = False,
-    offline: o.Offline = False,
-    verbose: a.Stats = False,
-    logs: a.Logs = False,
-    quiet: o.Quiet = False,
+    **options: Any,
 ) -> None:
     """Chat with a model; without a REF, with the default model. /help inside lists what there is.
 
-    Without a terminal, every line of standard input is a turn, and the exit code is that of the first error.
+    At a terminal the chat is saved as it goes on, and --continue takes it up where it was left. Without a terminal,
+    every line of standard input is a turn, and the exit code is that of the first error.
     """
-    options = dict(locals())
-    out.configure(quiet=quiet)
-    if ref and model:
-        raise UsageError(f"both {ref} and -m {model} name a model", hint="give one of them")
-    first = [prompt, a.read_text(file) if file else None]
-    talk(options, model or ref, first="\n\n".join(filter(None, first)), single_turn=single_turn)
+    out.configure(quiet=options["quiet"])
+    if ref and options["model"]:
+        raise UsageError(f"both {ref} and -m {options['model']} name a model", hint="give one of them")
+    said = [options["prompt"], a.read_text(options["file"]) if options["file"] else None]
+    first = "\n\n".join(filter(None, said))
+    talk(options, options["model"] or ref, Start(first, single_turn, continue_, resume, no_save))
 
 
-def talk(options: Mapping[str, Any], ref: str | None, *, first: str = "", single_turn: bool = False) -> None:
+def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:
     """Load the model and go on until somebody leaves."""
     from ..ui.repl import Repl
 
+    session = resuming.pick(ref, latest=start.latest, name=start.resume)
+    if session:
+        options, ref = resuming.brought_along(options, ref, session)
     reader = _reader()
-    with reader.session(), a.conversation(options, ref) as conversation:
-        repl = Repl(conversation, reader, verbose=options["verbose"])
-        repl.run(first, single_turn=single_turn)
+    save = not start.no_save and (reader.interactive or session is not None)
+    _leave_when_hung_up()
+    with (
+        reader.session(),
+        a.conversation(options, ref) as conversation,
+        resuming.kept(conversation, options, ref, session, save=save) as keeper,
+    ):
+        repl = Repl(conversation, reader, keeper, verbose=options["verbose"])
+        repl.run(start.first, single_turn=start.single_turn)
     if repl.failure and not reader.interactive:
         raise typer.Exit(repl.failure.exit_code)
+
+
+def _leave_when_hung_up() -> None:
+    """A closed terminal is a way to leave: what was said is kept."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
 
 
 def _reader() -> Reader:

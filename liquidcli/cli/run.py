@@ -14,6 +14,7 @@ from ..errors import Interrupted, UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
+from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
     from ..runtime.chat import Conversation
@@ -22,63 +23,29 @@ if TYPE_CHECKING:
 JsonLines = Annotated[bool, o.option("--jsonl", help="Print a JSON object per token, and the result as the last one.")]
 
 
+@takes_conversation_options
 def run(
     words: Annotated[list[str] | None, typer.Argument(metavar="[REF] [PROMPT]", show_default=False)] = None,
-    model: o.ModelOpt = None,
-    prompt: o.PromptOpt = None,
-    file: o.FileOpt = None,
-    system_prompt: o.SystemPrompt = None,
-    system_prompt_file: o.SystemPromptFile = None,
-    depth: o.Depth = "auto",
-    gates: o.Gates = None,
-    max_tokens: o.Predict = -1,
-    n_ctx: o.CtxSize = 0,
-    temp: o.Temp = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    seed: o.Seed = -1,
-    repeat_penalty: o.RepeatPenalty = None,
-    repeat_last_n: o.RepeatLastN = None,
-    presence_penalty: a.PresencePenalty = None,
-    frequency_penalty: a.FrequencyPenalty = None,
-    logit_bias: a.LogitBias = None,
-    reverse_prompt: a.ReversePrompt = None,
-    ignore_eos: a.IgnoreEos = False,
-    conversation: a.ConversationMode = None,
-    chat_template: a.ChatTemplate = None,
-    chat_template_file: a.ChatTemplateFile = None,
-    n_threads: o.Threads = None,
-    n_threads_batch: o.ThreadsBatch = None,
-    n_batch: o.BatchSize = 2048,
-    n_ubatch: o.UBatchSize = 512,
-    n_gpu_layers: o.GpuLayers = "auto",
-    flash_attn: o.FlashAttn = "auto",
-    type_k: o.TypeK = "f16",
-    type_v: o.TypeV = "f16",
-    offline: o.Offline = False,
+    *,
     json: o.Json = False,
     jsonl: JsonLines = False,
-    verbose: a.Stats = False,
-    logs: a.Logs = False,
-    quiet: o.Quiet = False,
+    **options: Any,
 ) -> None:
     """Answer one prompt: an argument, standard input, or both. With neither, on a terminal: a chat.
 
     REF is a file, an alias, a stored model, an address or owner/name[:TAG]; without one, the default model answers.
     """
-    options = dict(locals())
-    out.configure(json=json or jsonl, quiet=quiet)
-    ref, said = _ref_and_prompt(words or [], model)
-    text = _prompt([prompt, a.read_text(file) if file else None, said])
+    out.configure(json=json or jsonl, quiet=options["quiet"])
+    ref, said = _ref_and_prompt(words or [], options["model"])
+    text = _prompt([options["prompt"], a.read_text(options["file"]) if options["file"] else None, said])
     if text is None:
         if json or jsonl:
             raise UsageError("there is no prompt to answer", hint='liquid run "a question"')
-        from .chat import talk
+        from .chat import Start, talk
 
-        return talk(options, ref)
-    with a.conversation(options, ref) as conversation_:
-        _answer(conversation_, text, options)
+        return talk(options, ref, Start())
+    with a.conversation(options, ref) as conversation:
+        _answer(conversation, text, options | {"jsonl": jsonl, "json": json})
     return None
 
 

@@ -149,7 +149,7 @@ class Context:
 
     def restore(self, state: bytes) -> None:
         """Checked by the caller; a refusal by the library leaves the memory empty."""
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
         library.log.reset()
         if self._lib.llama_state_set_data(self.pointer, buffer, len(state)) != len(state):
             self.clear()

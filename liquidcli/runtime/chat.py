@@ -5,8 +5,9 @@ Knows messages and which tokens are already in the memory. Does not know termina
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,23 @@ class Conversation:
         self.last = Reply()
         self._known = []
 
+    def read_so_far(self) -> dict[str, Any]:
+        """The prompt as the model read and said it, for `recall`: text, tokens, and where earlier ones ended."""
+        if not self._known:
+            return {}
+        text, tokens = self._known[-1]
+        whole = [(t, n) for t, n in self._known[:-1] if text.startswith(t) and tokens[: len(n)] == n]
+        return {"text": text, "tokens": tokens, "ends": [[len(t), len(n)] for t, n in whole]}
+
+    def recall(self, turns: Sequence[Message], read: Mapping[str, Any]) -> None:
+        """Take up a conversation from elsewhere. What was read is believed only as far as it fits the turns."""
+        self.clear()
+        self.turns = [dict(turn) for turn in turns]
+        text, tokens = read.get("text"), read.get("tokens")
+        if isinstance(text, str) and tokens and _all_below(tokens, self.engine.info.n_vocab):
+            ends = [end for end in read.get("ends", []) if _all_below(end, len(text) + 1) and len(end) == 2]
+            self._known = [*((text[:at], tokens[:n]) for at, n in ends), (text, tokens)]
+
     def messages(self) -> list[Message]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.turns]
@@ -140,6 +158,10 @@ class Conversation:
         if spoken == reply.text:  # else it was cut at a stop string, and the tokens say more than the text
             said = rendered + self._tokenizer.guard(reply.text, "assistant")
             self._known.append((said, [*tokens, *reply.tokens]))
+
+
+def _all_below(numbers: object, end: int) -> bool:
+    return isinstance(numbers, list) and all(type(n) is int and 0 <= n < end for n in numbers)
 
 
 def _note(reply: Reply, event: Event) -> None:

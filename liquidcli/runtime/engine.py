@@ -169,23 +169,35 @@ class Engine:
         self.context.seq_add(seq_id, start, end, delta)
 
     def save_state(self, path: Path | str) -> None:
-        write_state(Path(path), self._origin(), State(self._held or [], str(self.policy), self.context.state()))
+        write_state(Path(path), self._origin(), State(self._held or [], self._depth_of_memory(), self.context.state()))
 
     def load_state(self, path: Path | str) -> list[int]:
         """Tokens of sequence 0 that are remembered again; IntegrityError for a file from elsewhere."""
-        state = read_state(Path(path), self._origin())
+        state = read_state(Path(path), self._origin(), self._depth_of_memory())
         self._held = None
         self.context.restore(state.payload)
         self._held = list(state.tokens) if self.context.seq_range(0)[1] + 1 == len(state.tokens) else None
         return state.tokens
 
-    def _origin(self) -> Origin:
+    def _depth_of_memory(self) -> str:
+        """What was asked for as K and V were computed; empty where nothing can be skipped."""
+        if not self.info.gates:
+            return ""
+        mode, threshold = native.get_depth(self.context.pointer) or (native.Mode.AUTO, 0.0)
+        if mode == native.Mode.AUTO:
+            mode, threshold = native.Mode.THRESHOLD, self.info.threshold or 0.0
+        return f"tau={threshold:.6g}" if mode == native.Mode.THRESHOLD else mode.name.lower()
+
+    def identity(self) -> str:
+        """A hash that tells this model from every other one."""
         with open_gguf(self.info.path) as f:
-            identity = model_hash(f)
+            return model_hash(f)
+
+    def _origin(self) -> Origin:
         params = self.context.params
         return Origin(
-            library.build_stamp(), identity, self.info.kv_policy, params.type_k, params.type_v, self.context.n_ctx,
-            params.n_seq,
+            library.build_stamp(), self.identity(), self.info.kv_policy, params.type_k, params.type_v,
+            self.context.n_ctx, params.n_seq,
         )  # fmt: skip
 
     # computing

@@ -40,11 +40,21 @@ class Origin:
 
 @dataclass(frozen=True)
 class State:
-    """Tokens of sequence 0, the depth they were computed at, and llama.cpp's bytes."""
+    """Tokens of sequence 0, the depth that shaped their K and V, and llama.cpp's bytes."""
 
     tokens: list[int]
-    depth: str
+    depth: str  # empty: every layer runs, whatever is asked for
     payload: bytes
+
+
+class OtherOrigin(IntegrityError):
+    """A whole state file that belongs elsewhere; `what` differs."""
+
+    def __init__(self, path: Path, what: str, found: object, expected: object) -> None:
+        hint = "states are only good for the build, model and context they were saved from; delete it"
+        found = str(found)[:80]
+        super().__init__(f"the state file {path} is of another {what}: {found!r}, not {expected!r}", hint=hint)
+        self.what = what
 
 
 def model_hash(f: GGUFFile) -> str:
@@ -68,19 +78,22 @@ def write_state(path: Path, origin: Origin, state: State) -> None:
         "payload_sha256": hashlib.sha256(state.payload).hexdigest(),
     }
     raw = json.dumps(header, separators=(",", ":")).encode()
-    with atomic_output(path, _PREFIX.size + len(raw) + len(state.payload)) as part, part.open("wb") as file:
+    size_bytes = _PREFIX.size + len(raw) + len(state.payload)
+    with atomic_output(path, size_bytes, mode=0o600) as part, part.open("wb") as file:
         file.write(_PREFIX.pack(MAGIC, LAYOUT_VERSION, len(raw)))
         file.write(raw)
         file.write(state.payload)
 
 
-def read_state(path: Path, origin: Origin) -> State:
-    """IntegrityError, in one sentence, unless the file is whole and comes from the same `origin`."""
+def read_state(path: Path, origin: Origin, depth: str | None = None) -> State:
+    """IntegrityError, in one sentence, unless the file is whole and comes from the same `origin` (and `depth`)."""
     if not path.is_file():
         raise NotFoundError(f"there is no state file {path}")
     with path.open("rb") as file:
         header = _read_header(path, file.read(_PREFIX.size), file)
         _check_origin(path, header, origin)
+        if depth is not None and header.get("depth") != depth:
+            raise OtherOrigin(path, "depth", header.get("depth"), depth)
         wanted = header.get("payload_bytes")
         payload = file.read()
     if len(payload) != wanted or hashlib.sha256(payload).hexdigest() != header.get("payload_sha256"):
@@ -111,10 +124,7 @@ def _check_origin(path: Path, header: dict[str, Any], origin: Origin) -> None:
     for field in fields(Origin):
         found, expected = header.get(field.name), getattr(origin, field.name)
         if found != expected:
-            raise IntegrityError(
-                f"the state file {path} is of another {_NAMES[field.name]}: {str(found)[:80]!r}, not {expected!r}",
-                hint="states are only good for the build, model and context they were saved from; delete it",
-            )
+            raise OtherOrigin(path, _NAMES[field.name], found, expected)
 
 
 _NAMES = {

@@ -12,6 +12,7 @@ from ..errors import Interrupted, LiquidError
 from ..runtime.chat import Conversation
 from ..runtime.engine import Engine
 from ..runtime.events import Event
+from ..runtime.keeper import Keeper
 from . import repl_commands
 from .console import out
 from .figures import answer_line, engine_line
@@ -25,10 +26,10 @@ _NEARLY_FULL = (0.95, 0.80)
 class Repl:
     """One chat at a terminal or through a pipe."""
 
-    def __init__(self, conversation: Conversation, reader: Reader, *, verbose: bool = False) -> None:
+    def __init__(self, conversation: Conversation, reader: Reader, keeper: Keeper, *, verbose: bool = False) -> None:
         self.conversation: Conversation = conversation
         self.engine: Engine = conversation.engine
-        self.reader, self.verbose = reader, verbose
+        self.reader, self.keeper, self.verbose = reader, keeper, verbose
         self.wordwrap = reader.interactive
         self.done = False
         self.n_answers = 0
@@ -76,6 +77,7 @@ class Repl:
             out.stream(wrap.feed(safe.feed(event.text)))
         out.stream(wrap.end() + "\n")
         self.n_answers += 1
+        self._keep()
         summary = self.conversation.last.summary
         if summary is None:
             return
@@ -88,6 +90,15 @@ class Repl:
         self._watch_context(summary.finish_reason)
         if self.reader.interactive:
             out.stream("\n")
+
+    def _keep(self) -> None:
+        try:
+            said = self.keeper.note()
+        except (LiquidError, OSError) as error:
+            self.keeper.paused = True
+            said = f"this chat is not saved any more: {getattr(error, 'message', error)}"
+        if said:
+            out.warn(said)
 
     def _watch_context(self, reason: str) -> None:
         n_ctx = self.engine.info.n_ctx

@@ -17,6 +17,7 @@ from ..runtime.depth import DepthPolicy
 from .console import out
 from .depth_map import depth_map, token_map
 from .figures import answer_lines, depth_text
+from .repl_sessions import load, save, sessions
 from .repl_settings import SHOWN, SWITCHES, set_, show
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ def dispatch(repl: Repl, line: str) -> None:
 
 def words() -> list[str]:
     """For completion: every command, with the first words after it where they are few."""
-    second = {"/depth": ("auto", "full", "map"), "/set": ("parameter", "system", *SWITCHES), "/show": tuple(SHOWN)}
+    second = {
+        "/sessions": ("load", "delete"),
+        "/depth": ("auto", "full", "map"),
+        "/set": ("parameter", "system", *SWITCHES),
+        "/show": tuple(SHOWN),
+    }
     return [*COMMANDS, *ALIASES, *(f"{word} {next_}" for word, choices in second.items() for next_ in choices)]
 
 
@@ -62,6 +68,7 @@ def _bye(repl: Repl, _rest: str) -> None:
 
 
 def _clear(repl: Repl, _rest: str) -> None:
+    repl.keeper.start_new()
     repl.conversation.clear()
     repl.engine.clear()
     out.talk("forgotten: this is a new conversation")
@@ -129,6 +136,9 @@ COMMANDS: dict[str, Command] = {
     "/stats": Command("/stats", "what the last answer took", _stats),
     "/regen": Command("/regen", "the last answer once more", _regen),
     "/undo": Command("/undo", "take the last turn back", _undo),
+    "/sessions": Command("/sessions [load|delete NAME]", "conversations that were kept; /load NAME", sessions),
+    "/save": Command("/save NAME", "name this conversation, keep it until deleted", save),
+    "/load": Command("/load NAME", "go on with a saved conversation", load),
     "/clear": Command("/clear", "a new conversation", _clear),
     "/help": Command("/help, /?", "this list", _help),
     "/bye": Command("/bye, Ctrl-D", "leave", _bye),

@@ -56,7 +56,8 @@ def _wordwrap(on: bool) -> Callable[[Repl], None]:
 def _history(keep: bool) -> Callable[[Repl], None]:
     def switch(repl: Repl) -> None:
         repl.reader.keep_history(keep)
-        out.talk("what you type is kept" if keep else "what you type is not kept")
+        repl.keeper.pause(not keep)
+        out.talk("what you type is kept" if keep else "what you type is not kept, nor this conversation")
 
     return switch
 

@@ -129,3 +129,32 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(liquid: Liquid, model: Path) -
     assert "ended    Ctrl-C" in terminal.see("context +[0-9]+ of 10.... tokens")
     terminal.type("/exit\r")
     assert terminal.end() == 0
+
+
+def saved(liquid: Liquid) -> list[str]:
+    return sorted(path.name for path in (liquid.home / "liquid" / "sessions").glob("*"))
+
+
+def test_a_chat_at_a_terminal_is_saved_and_goes_on_where_it_was(liquid: Liquid, model: Path) -> None:
+    terminal = Terminal(liquid, "chat", model, *FIXED, "-p", "hello", "--depth", "full")
+    terminal.see(">>>.*>>>|>>>")
+    os.close(terminal._main)  # the window is closed
+    terminal.process.wait(60)
+    assert [Path(name).suffix for name in saved(liquid)] == [".json", ".state"]
+    on = liquid("chat", "--continue", *FIXED, stdin="/stats\nmore\n/stats\n/save talk\n/sessions\n")
+    assert "1 turn, " in on.stderr and "as it was left" in on.stderr and on.returncode == 2, "no answer for /stats yet"
+    assert re.search(r"prompt +[0-9]+ \(and [0-9]+ kept\).*depth full", on.stdout, re.DOTALL)
+    assert re.search(r"^talk\* .* 2 .*hello", on.stdout, re.MULTILINE)
+    assert saved(liquid) == ["talk.json", "talk.state"]
+    other = liquid("chat", "--resume", "talk", "-c", "256", *FIXED, stdin="and more\n")
+    assert "another context size, the text is read anew" in other.stderr and other.returncode == 0
+    failed(liquid("chat", "--resume", "nothing"), 3, "no session nothing", "talk")
+    failed(liquid("chat", "other.gguf", "--continue"), 3, "no session with other.gguf", "liquid chat --continue")
+
+
+def test_a_chat_through_a_pipe_or_with_no_save_leaves_nothing(liquid: Liquid, model: Path) -> None:
+    liquid("chat", model, *FIXED, stdin="hello\n")
+    terminal = Terminal(liquid, "chat", model, *FIXED, "-p", "hello", "--no-save", "-st")
+    terminal.see("\n")
+    assert terminal.end() == 0 and saved(liquid) == []
+    failed(liquid("chat", "--continue"), 3, "no session has been saved")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from liquidcli.errors import LiquidError, UsageError
+from liquidcli.errors import IntegrityError, LiquidError, UsageError
 from liquidcli.runtime.chat import Conversation, ReplySettings
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
+from liquidcli.runtime.keeper import Keeper
 from liquidcli.runtime.sampling import SamplingParams
+from liquidcli.runtime.session import Sessions
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
 
@@ -165,3 +168,53 @@ def test_templates_by_name_by_text_and_none(engine: Engine) -> None:
     assert not plain.is_chat and plain.format.render(turns) == "hi"
     with pytest.raises(LiquidError, match="no chat template named"):
         Conversation(engine, template="nonsense")
+
+
+def resumed(chat: Conversation, engine: Engine, tmp_path: Path, *, with_state: bool) -> Conversation:
+    """The conversation, saved, forgotten and taken up again."""
+    sessions = Sessions(tmp_path)
+    keeper = Keeper(sessions, chat)
+    keeper.suspend()
+    if not with_state:
+        sessions.state_path(keeper.session.name).unlink()
+    engine.clear()
+    again = Conversation(engine, chat.settings)
+    Keeper(sessions, again).resume(sessions.latest())
+    return again
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_resumed_conversation_says_what_the_unbroken_one_says(chat, engine, tmp_path, with_state: bool) -> None:
+    ask(chat, "the river")
+    first = ask(chat, "and the stones")
+    unbroken = ask(chat, "what next")
+    chat.undo()
+    chat.engine.reuse([*engine.held()[: first.summary.prompt_tokens + 7], 0])
+    again = resumed(chat, engine, tmp_path, with_state=with_state)
+    reply = ask(again, "what next")
+    assert reply.tokens == unbroken.tokens
+    assert reply.summary.timings.cache_n == (unbroken.summary.timings.cache_n if with_state else 0)
+    assert again.undo() == "what next" and again.undo() == "and the stones"
+    again.close()
+
+
+def test_a_state_of_another_depth_is_not_used(chat: Conversation, engine: Engine, tmp_path: Path) -> None:
+    ask(chat, "the river")
+    engine.save_state(tmp_path / "auto.state")
+    engine.set_depth(DepthPolicy.parse("tau=0.5"))
+    engine.load_state(tmp_path / "auto.state")  # the model's own threshold by another name
+    for depth in ("full", "tau=0.7"):
+        engine.set_depth(DepthPolicy.parse(depth))
+        with pytest.raises(IntegrityError, match="another depth"):
+            engine.load_state(tmp_path / "auto.state")
+    engine.set_depth(DepthPolicy.parse("auto"))
+
+
+def test_what_a_session_says_of_its_tokens_is_believed_only_where_it_fits(chat: Conversation, tmp_path: Path) -> None:
+    ask(chat, "the river")
+    turns, read = list(chat.turns), chat.read_so_far()
+    n_vocab = chat.engine.info.n_vocab
+    for odd in ({"text": 5}, {"tokens": [n_vocab]}, {"tokens": ["1"]}, {"ends": [[1], "x"]}):
+        chat.recall(turns, read | odd)
+        assert ask(chat, "and the stones").summary.completion_tokens == 8
+        chat.undo()

@@ -71,8 +71,26 @@ class FakeConversation:
         self.turns.clear()
 
 
+class FakeKeeper:
+    """Keeps nothing, and says what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.paused = False
+
+    def note(self) -> str:
+        self.asked.append("note")
+        return ""
+
+    def start_new(self) -> None:
+        self.asked.append("new")
+
+    def pause(self, on: bool) -> None:
+        self.asked.append(f"pause {on}")
+
+
 def session(text: str, reason: str = "stop", **options) -> Repl:
-    repl = Repl(FakeConversation(reason), PipeReader(io.StringIO(text)), **options)
+    repl = Repl(FakeConversation(reason), PipeReader(io.StringIO(text)), FakeKeeper(), **options)
     repl.run()
     return repl
 
@@ -111,7 +129,7 @@ def test_a_name_keeps_to_one_line_of_the_banner() -> None:
 
 
 def test_a_filling_context_is_announced_once(capsys) -> None:
-    repl = Repl(FakeConversation(), PipeReader(io.StringIO("a\nb\nc\nd\n")))
+    repl = Repl(FakeConversation(), PipeReader(io.StringIO("a\nb\nc\nd\n")), FakeKeeper())
     repl.engine.n_held = 83
     repl.run()
     assert capsys.readouterr().err.count("83% of the context") == 1
@@ -187,6 +205,7 @@ def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:
     repl = session("abc\nxyz\n/undo\n/regen\n/clear\n")
     assert repl.failure is None
     assert repl.conversation.turns == [] and repl.engine.n_cleared == 1
+    assert repl.keeper.asked == ["note", "note", "note", "new"]
     assert capsys.readouterr().out == "cba\nzyx\ncba\n"
 
 
