@@ -1,6 +1,6 @@
-"""Llama-shaped models (Llama 2 and 3.x, SmolLM2) to GGUF architecture `llama`; its cousins inherit from here.
+"""Llama-shaped models (Llama 2 and 3.x, SmolLM2) to GGUF architecture `llama`.
 
-Knows the names, shapes and keys of transformers' LlamaForCausalLM. Knows nothing of depth gates.
+Knows the names, shapes and keys of transformers' LlamaForCausalLM; cousins inherit from here. Knows no depth gates.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
     "short_factor": [1.0 + i / 9 for i in range(8)], "long_factor": [1.0 + i for i in range(8)],
 }  # fmt: skip
-TOLD = ("becomes architecture `liquid`", "dynamic", "longrope")
+TOLD = ("dynamic", "longrope")
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 UNSCALED = {**PLAIN, "rope_theta": LLAMA3["rope_theta"]}
 MIXED = ["full_attention", "sliding_attention", "full_attention"]
@@ -123,10 +123,9 @@ def test_the_library_agrees_with_transformers(name: str, tmp_path: Path) -> None
     found = agreement(case.save(tmp_path / "m"), random_tokens(N_TOKENS, N_VOCAB))
     assert found.architecture == case.architecture
     assert found.worst <= CLOSE
-    told = [line for line in found.warnings if any(word in line for word in TOLD)]
-    assert (
-        len(told) == len(found.warnings) == (case.architecture == "liquid") + ("dynamic" in name or "longrope" in name)
-    )
+    expected = [word for word in TOLD if word in name] + ["architecture `liquid`"] * (case.architecture == "liquid")
+    assert len(found.warnings) == len(expected)
+    assert all(word in line for word, line in zip(expected, found.warnings, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.ignored])
