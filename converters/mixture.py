@@ -6,7 +6,7 @@ family: those are in `arch/`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from . import fields
@@ -37,7 +37,7 @@ NEUTRAL: dict[str, Any] = {
 
 
 class StockOrLiquid(Liquid):
-    """A family's class says `words` and `differences`; without differences the stock architecture is written."""
+    """A family's class says `liquid_words` and `beyond_stock`; where nothing is beyond, stock is written."""
 
     stock_name = ""
     dense_module = "mlp"
@@ -48,32 +48,31 @@ class StockOrLiquid(Liquid):
 
     def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
         config = config.filled(self.defaults)
-        words = {**NEUTRAL, **self.words(config)}
+        words = {**NEUTRAL, **self.liquid_words(config)}
         for name, value in words.items():
             if not config.was_asked(name):
                 config.only(name, value, why=f"transformers' {type(self).__name__} models know no such thing")
         super().__init__(config.extended(words), present, fold_gates=fold_gates)
         self.has_head_dim = config.raw("head_dim") is not None
         self.stock_rope = self.rope.computable(reads_betas=False)
-        self.reasons = [*self._shared_differences(), *self.differences()]
+        self.reasons = self.beyond_stock()
         if not self.reasons:
             self.gguf_name, self.rope = self.stock_name, self.stock_rope
 
-    def words(self, config: Config) -> dict[str, Any]:
+    def liquid_words(self, config: Config) -> dict[str, Any]:
         """config.json as a `liquid` configuration."""
         raise NotImplementedError
 
-    def differences(self) -> Iterator[str]:
-        """What the stock loader does otherwise; each completes "llama.cpp's architecture ..."."""
-        raise NotImplementedError
-
-    def _shared_differences(self) -> Iterator[str]:
-        if self.stock_rope.needs_factors and not self.stock_factors:
-            yield "has no frequency factors, which this model's rope_type needs"
-        if self.window.kind != "none" and not self.stock_windows:
-            yield "has no attention windows"
-        if self.hparams.attention_bias:
-            yield "has no bias behind attention"
+    def beyond_stock(self) -> list[str]:
+        """What llama.cpp's own graph of this architecture would get wrong."""
+        found = {
+            "has no frequency factors, which this model's rope_type needs": (
+                self.stock_rope.needs_factors and not self.stock_factors
+            ),
+            "has no attention windows": self.window.kind != "none" and not self.stock_windows,
+            "has no bias on the attention's output": self.hparams.attention_bias,
+        }
+        return [reason for reason, holds in found.items() if holds]
 
     def fields(self) -> list[Field]:
         if self.reasons:

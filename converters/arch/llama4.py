@@ -39,7 +39,7 @@ class Llama4(StockOrLiquid):
                           "rms_norm_eps": 1e-5, "rope_theta": 5e5}  # fmt: skip
     half_split = False
 
-    def words(self, config: Config) -> dict[str, Any]:
+    def liquid_words(self, config: Config) -> dict[str, Any]:
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
         rope_layers = self._rope_layers(config, n_layer)
         types = ["chunked_attention" if rope else "full_attention" for rope in rope_layers]
@@ -86,22 +86,29 @@ class Llama4(StockOrLiquid):
         self.moe_step = config.integer("interleave_moe_layer_step", 1, low=0)
         super().__init__(config, present, fold_gates=fold_gates)
 
-    def differences(self) -> Iterator[str]:
-        n_layer, rope = self.n_layer, [(i + 1) % STOCK_NO_ROPE_STEP != 0 for i in range(self.n_layer)]
-        if not self.experts.count:
-            yield "has experts in every layer of a step"
-        if self.experts.layers != set(_every(self.moe_step, n_layer)):
-            yield "has experts in every layer of a fixed step (moe_layers says otherwise)"
-        if [one != 0 for one in self.rope_layers or ()] != rope:
-            yield f"has no rotation in every layer of step {STOCK_NO_ROPE_STEP} (no_rope_layers says otherwise)"
-        elif all(rope):
-            yield "stops without a layer that has no rotation"
-        if (self.window.kind, self.window.size, list(self.window.layers)) != ("chunked", STOCK_CHUNK, rope):
-            yield f"has chunks of {STOCK_CHUNK} in layers with rotation (attention_chunk_size and layer_types differ)"
-        if self.temperature != STOCK_TEMPERATURE:
-            yield "has temperatures of its own (attn_temperature_tuning, floor_scale and attn_scale differ)"
-        if (self.qk_norm == "l2") == (self.experts.count == STOCK_EXPERTS_WITHOUT_NORM):
-            yield f"has norms of q and k unless there are {STOCK_EXPERTS_WITHOUT_NORM} experts (use_qk_norm differs)"
+    def beyond_stock(self) -> list[str]:
+        rope = [(i + 1) % STOCK_NO_ROPE_STEP != 0 for i in range(self.n_layer)]
+        window = (self.window.kind, self.window.size, list(self.window.layers))
+        own_norm = self.experts.count != STOCK_EXPERTS_WITHOUT_NORM
+        found = {
+            "has experts in every layer of a fixed step (moe_layers says otherwise)": (
+                not self.experts.count or self.experts.layers != set(_every(self.moe_step, self.n_layer))
+            ),
+            f"has no rotation in every layer of step {STOCK_NO_ROPE_STEP} (no_rope_layers says otherwise)": (
+                self.rope_layers != tuple(map(int, rope))
+            ),
+            "stops without a layer that has no rotation": all(rope),
+            f"has chunks of {STOCK_CHUNK} in layers with rotation (attention_chunk_size and layer_types differ)": (
+                window != ("chunked", STOCK_CHUNK, rope)
+            ),
+            "has temperatures of its own (attn_temperature_tuning, floor_scale and attn_scale differ)": (
+                self.temperature != STOCK_TEMPERATURE
+            ),
+            f"has norms of q and k unless there are {STOCK_EXPERTS_WITHOUT_NORM} experts (use_qk_norm differs)": (
+                (self.qk_norm == "l2") != own_norm
+            ),
+        }
+        return super().beyond_stock() + [reason for reason, holds in found.items() if holds]
 
     def fields(self) -> list[Field]:
         step = [] if self.reasons else [fields.u32("llama4.interleave_moe_layer_step", self.moe_step)]

@@ -5,7 +5,7 @@ Knows both names of its experts: w1, w3, w2 under `block_sparse_moe`, and what n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from ..config import MAX_LAYERS, Config
@@ -31,7 +31,7 @@ class Mixtral(StockOrLiquid):
         self.expert_layout = RENAMED if renamed else PUBLISHED
         super().__init__(config, present, fold_gates=fold_gates)
 
-    def words(self, config: Config) -> dict[str, Any]:
+    def liquid_words(self, config: Config) -> dict[str, Any]:
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
         return {
             "moe_layers": list(range(n_layer)),
@@ -42,6 +42,3 @@ class Mixtral(StockOrLiquid):
             "rope_layout": "norm",
             **one_window(config, n_layer, config.integer("sliding_window", None, high=MAX_WINDOW)),
         }
-
-    def differences(self) -> Iterator[str]:
-        return iter(())

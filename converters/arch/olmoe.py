@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..config import MAX_LAYERS, Config
@@ -18,7 +17,7 @@ class Olmoe(StockOrLiquid):
     expert_layout = Layout("mlp", "gate", input_first=False)
     defaults: ClassVar = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 
-    def words(self, config: Config) -> dict[str, Any]:
+    def liquid_words(self, config: Config) -> dict[str, Any]:
         config.only("clip_qkv", why="this model clamps q and k behind their norms, llama.cpp's graphs do it before")
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
         return {
@@ -31,11 +30,12 @@ class Olmoe(StockOrLiquid):
             "layer_types": ["full_attention"] * n_layer,
         }
 
-    def differences(self) -> Iterator[str]:
-        heads, size = self.hparams.num_attention_heads, self.hparams.head_dim
-        if (self.hparams.num_key_value_heads, heads * size) != (heads, self.hparams.hidden_size):
-            yield "has as many key heads as query heads, and no wider ones"
-        if self.hparams.tie_word_embeddings:
-            yield "has an output matrix of its own (tie_word_embeddings is true)"
-        if self.experts.norm:
-            yield "leaves the experts' weights as they are (norm_topk_prob is true)"
+    def beyond_stock(self) -> list[str]:
+        own = self.hparams
+        found = {
+            "has as many key heads as query heads": own.num_key_value_heads != own.num_attention_heads,
+            "has heads of hidden_size / num_attention_heads": own.num_attention_heads * own.head_dim != own.hidden_size,
+            "has an output matrix of its own (tie_word_embeddings is true)": own.tie_word_embeddings,
+            "leaves the experts' weights as they are (norm_topk_prob is true)": self.experts.norm,
+        }
+        return super().beyond_stock() + [reason for reason, holds in found.items() if holds]

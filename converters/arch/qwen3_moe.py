@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ..config import MAX_LAYERS, Config
@@ -18,7 +17,7 @@ class Qwen3Moe(StockOrLiquid):
     expert_layout = Layout("mlp", "gate", input_first=False)
     defaults: ClassVar = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
 
-    def words(self, config: Config) -> dict[str, Any]:
+    def liquid_words(self, config: Config) -> dict[str, Any]:
         n_layer, count = config.integer("num_hidden_layers", high=MAX_LAYERS), expert_count(config)
         step, dense = config.integer("decoder_sparse_step", 1), config.items("mlp_only_layers", int, default=())
         return {
@@ -42,8 +41,11 @@ class Qwen3Moe(StockOrLiquid):
         in_use = config.flag("use_sliding_window", False)
         return one_window(config, n_layer, config.integer("sliding_window", high=MAX_WINDOW) if in_use else None)
 
-    def differences(self) -> Iterator[str]:
-        if len(self.experts.layers) < self.n_layer:
-            yield "has experts in every layer (decoder_sparse_step and mlp_only_layers say otherwise)"
-        if not self.experts.norm:
-            yield "renormalises the experts' weights (norm_topk_prob is false)"
+    def beyond_stock(self) -> list[str]:
+        found = {
+            "has experts in every layer (decoder_sparse_step and mlp_only_layers say otherwise)": (
+                len(self.experts.layers) < self.n_layer
+            ),
+            "renormalises the experts' weights (norm_topk_prob is false)": not self.experts.norm,
+        }
+        return super().beyond_stock() + [reason for reason, holds in found.items() if holds]

@@ -132,8 +132,7 @@ def router_margin(folder: Path, tokens: list[int]) -> float:
 def stock_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder as llama.cpp's own architecture, whatever that leaves out."""
     for kind in (StockOrLiquid, *StockOrLiquid.__subclasses__()):
-        monkeypatch.setattr(kind, "differences", lambda self: iter(()))
-        monkeypatch.setattr(kind, "_shared_differences", lambda self: iter(()))
+        monkeypatch.setattr(kind, "beyond_stock", lambda self: [])
     plan = converters.plan(folder, "f32")
     assert plan.architecture != "liquid"
     return converters.run(plan, folder.with_name("stock.gguf")).output
