@@ -58,12 +58,25 @@ def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversa
         if note:
             out.warn(note)
         talk = Conversation(engine, settings, system=system, template=template, plain=words["conversation"] is False)
+        settings.grammar = _grammar(words, engine)
         if words["conversation"] and not talk.is_chat:
             raise UsageError("this model has no chat template", hint="--chat-template chatml gives it one")
         try:
             yield talk
         finally:
             talk.close()
+
+
+def _grammar(words: Mapping[str, Any], engine: Engine) -> str:
+    from ..llama import grammar
+
+    given = _text_or_file(words["grammar"], words["grammar_file"], "--grammar", "--grammar-file")
+    schema = _text_or_file(words["json_schema"], words["json_schema_file"], "-j", "-jf")
+    if given is not None and schema is not None:
+        raise UsageError("a grammar and a JSON schema both say what answers look like", hint="give one of them")
+    if schema is not None:
+        given = grammar.from_json_schema(grammar.ANY_JSON if schema.strip() == "{}" else schema)
+    return grammar.check(engine.model, given) if given else ""
 
 
 def read_text(path: Path) -> str:

@@ -37,6 +37,12 @@ ConversationMode = Annotated[
         help="Chat (the default where the model has a template), or go on with the text.",
     ),
 ]
+JsonSchema = Annotated[
+    str | None, option("-j", "--json-schema", metavar="JSON", help="Answer in JSON of this schema; {} is any object.")
+]
+JsonSchemaFile = Annotated[Path | None, option("-jf", "--json-schema-file", metavar="FILE", help="It, from a file.")]
+Grammar = Annotated[str | None, option("--grammar", metavar="GBNF", help="Answer in what this grammar allows.")]
+GrammarFile = Annotated[Path | None, option("--grammar-file", metavar="FILE", help="It, from a file.")]
 Stats = Annotated[bool, option("--verbose", help="Print what an answer took, after it.")]
 Logs = Annotated[bool, option("-v", "--log-verbose", help="Show llama.cpp's log.")]
 
@@ -67,6 +73,10 @@ def _declared(
     conversation: ConversationMode = None,
     chat_template: ChatTemplate = None,
     chat_template_file: ChatTemplateFile = None,
+    json_schema: JsonSchema = None,
+    json_schema_file: JsonSchemaFile = None,
+    grammar: Grammar = None,
+    grammar_file: GrammarFile = None,
     n_threads: o.Threads = None,
     n_threads_batch: o.ThreadsBatch = None,
     n_batch: o.BatchSize = 2048,

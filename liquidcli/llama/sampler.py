@@ -11,12 +11,13 @@ from typing import Any
 
 from . import library
 from .context import Context
+from .grammar import compiled
 
 _MIN_KEEP = 0
 
 
 class SamplerChain:
-    """Penalties, then greedy at temperature 0, else top-k, top-p, min-p, temperature and a seeded draw."""
+    """Biases, what a grammar allows, penalties, then greedy at temperature 0, else top-k, top-p, min-p, temperature and a seeded draw."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class SamplerChain:
         presence_penalty: float,
         seed: int,
         logit_bias: Mapping[int, float],
+        grammar: str = "",
     ) -> None:
         self._lib = library.load()
         self._context = context
@@ -41,11 +43,12 @@ class SamplerChain:
             entries = [self._lib.llama_logit_bias(token, bias) for token, bias in logit_bias.items()]
             array = (self._lib.llama_logit_bias * len(entries))(*entries)
             self._add(self._lib.llama_sampler_init_logit_bias(n_vocab, len(entries), array))
-        self._add(
-            self._lib.llama_sampler_init_penalties(
-                n_vocab, repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty
-            )
+        if grammar:
+            self._add(compiled(context.model, grammar))
+        self._penalties = self._lib.llama_sampler_init_penalties(
+            n_vocab, repeat_last_n, repeat_penalty, frequency_penalty, presence_penalty
         )
+        self._add(self._penalties)
         if temp <= 0:
             self._add(self._lib.llama_sampler_init_greedy())
             return
@@ -61,7 +64,7 @@ class SamplerChain:
     def accept(self, tokens: Iterable[int]) -> None:
         """Tokens that count for the penalties though they were not sampled: the end of the prompt."""
         for token in tokens:
-            self._lib.llama_sampler_accept(self._chain, token)
+            self._lib.llama_sampler_accept(self._penalties, token)
 
     def sample(self) -> int:
         """Draw from the last logits of the context, and accept the token drawn."""

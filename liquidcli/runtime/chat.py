@@ -26,6 +26,7 @@ class ReplySettings:
     max_tokens: int = -1
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    grammar: str = ""  # GBNF that answers keep to
 
 
 @dataclass
@@ -141,7 +142,7 @@ class Conversation:
             settings = self.settings
             for event in self.engine.generate(
                 tokens, settings.sampling, max_tokens=settings.max_tokens, stop=settings.stop,
-                ignore_eos=settings.ignore_eos,
+                ignore_eos=settings.ignore_eos, grammar=settings.grammar,
             ):  # fmt: skip
                 _note(reply, event)
                 yield event

@@ -253,6 +253,7 @@ class Engine:
         max_tokens: int = -1,
         stop: Sequence[str] = (),
         ignore_eos: bool = False,
+        grammar: str = "",
     ) -> Iterator[Event]:
         """Continue `prompt` in sequence 0, keeping what the memory already holds of it. The last event has a summary.
 
@@ -262,7 +263,7 @@ class Engine:
         self._check_prompt(tokens)
         sampling = (sampling or SamplingParams()).seeded()
         with ctrl_c:
-            yield from Generation(self, Request(tokens, sampling, max_tokens, stop, ignore_eos)).events()
+            yield from Generation(self, Request(tokens, sampling, max_tokens, stop, ignore_eos, grammar)).events()
 
     def held(self) -> list[int]:
         """Tokens of sequence 0 in the memory, as far as they are known."""

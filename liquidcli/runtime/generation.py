@@ -31,6 +31,7 @@ class Request:
     max_tokens: int = -1  # -1: until the model stops or the context is full
     stop: Sequence[str] = ()
     ignore_eos: bool = False
+    grammar: str = ""  # GBNF
 
 
 class Generation:
@@ -72,7 +73,7 @@ class Generation:
         try:
             while not (reason := self._over()):
                 token, layers = chain.sample(), engine.last_layers()
-                if not self._request.ignore_eos and engine.model.is_eog(token):
+                if self._ends(token):
                     return "stop"
                 self._n_predicted += 1
                 self._predicted_ms = _ms_since(started)
@@ -83,6 +84,10 @@ class Generation:
             return reason
         finally:
             chain.close()
+
+    def _ends(self, token: int) -> bool:
+        wanted = self._request.grammar or not self._request.ignore_eos
+        return bool(wanted) and self._engine.model.is_eog(token)
 
     def _over(self) -> str:
         """Why nothing more comes; empty while something does."""
@@ -99,13 +104,14 @@ class Generation:
         bias = dict(params.logit_bias)
         if unknown := [token for token in bias if token >= engine.info.n_vocab]:
             raise UsageError(f"the logit bias names token {unknown[0]}, the vocabulary has {engine.info.n_vocab}")
-        if self._request.ignore_eos:
+        if self._request.ignore_eos and not self._request.grammar:  # a grammar that is through allows nothing else
             bias |= dict.fromkeys(engine.model.eog_tokens, float("-inf"))
         last_n = engine.context.n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
         chain = SamplerChain(
             engine.context, temp=params.temp, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p,
             repeat_penalty=params.repeat_penalty, repeat_last_n=last_n, frequency_penalty=params.frequency_penalty,
             presence_penalty=params.presence_penalty, seed=params.seed, logit_bias=bias,
+            grammar=self._request.grammar,
         )  # fmt: skip
         chain.accept(self._request.tokens[-last_n:] if last_n else ())
         return chain

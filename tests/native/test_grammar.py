@@ -1,0 +1,59 @@
+"""Answers keep to a grammar or a JSON schema, and what is neither is refused before a model says anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from liquidcli.errors import UsageError
+from liquidcli.llama import grammar
+from liquidcli.runtime.engine import Engine
+from liquidcli.runtime.sampling import SamplingParams
+from tests.tiny import make_model
+from tests.tiny_gguf import write_gguf
+
+PROMPT = [5, 9, 14]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = write_gguf(make_model("linear"), tmp_path_factory.mktemp("grammar") / "tiny.gguf")
+    with Engine.load(path, n_ctx=256, n_threads=1) as engine:
+        yield engine
+
+
+def said(engine: Engine, gbnf: str, n: int = 60, **options) -> tuple[str, str]:
+    sampling = SamplingParams(temp=1.0, seed=3, repeat_penalty=1.3, repeat_last_n=64)
+    events = list(engine.generate(PROMPT, sampling, max_tokens=n, grammar=gbnf, **options))
+    return "".join(event.text for event in events), events[-1].summary.finish_reason
+
+
+def test_an_answer_is_what_the_grammar_allows_and_ends_with_it(engine: Engine) -> None:
+    assert said(engine, 'root ::= "a" "b" "a"') == ("aba", "stop")
+    assert said(engine, 'root ::= "a" "b"', ignore_eos=True) == ("ab", "stop")
+    text, _ = said(engine, "root ::= [ab]+", n=20)
+    assert re.fullmatch("[ab]+", text)
+
+
+def test_an_answer_is_json_of_its_schema(engine: Engine) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    text, reason = said(engine, grammar.from_json_schema(json.dumps(schema)))
+    assert reason == "stop" and isinstance(json.loads(text)["ok"], bool)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"$ref": "http://example.org/x"}', '{"$ref": "#/nowhere"}',
+                                  '{"type": "nonsense"}', '{"items":' * 5000])  # fmt: skip
+def test_schemas_that_cannot_be_meant_are_one_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match="JSON schema"):
+        grammar.from_json_schema(text)
+
+
+@pytest.mark.parametrize(
+    "gbnf", ["root = 1", "root ::= nothing", "other ::= [a]", "root ::= root [a]", "root ::= (", "\0"]
+)
+def test_grammars_that_do_not_compile_are_one_sentence(engine: Engine, gbnf: str) -> None:
+    with pytest.raises(UsageError, match="grammar"):
+        grammar.check(engine.model, gbnf)
