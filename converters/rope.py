@@ -100,8 +100,8 @@ def _llama3(config: Config, section: Config, theta: float, original: int) -> Rop
 
 
 def _yarn(config: Config, section: Config, theta: float, original: int) -> Rope:
-    if not original:
-        raise IntegrityError(f"{section.where} has no original_max_position_embeddings")
+    if not original or theta <= 1:
+        raise IntegrityError(f"{section.where}: yarn needs original_max_position_embeddings and a rope_theta above 1")
     factor = _factor(section)
     given = section.positive("attention_factor", None) or section.positive("attn_factor", None)
     scales = section.number("mscale", 0.0), section.number("mscale_all_dim", 0.0)

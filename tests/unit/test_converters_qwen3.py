@@ -11,6 +11,7 @@ import pytest
 from liquidcli import converters
 from liquidcli.converters.arch.qwen3 import qwen3
 from liquidcli.converters.config import Config
+from liquidcli.converters.gated_base import base_words
 from liquidcli.gguf_file import check_loadable, open_gguf
 from tests.hf_dense import QWEN3_8B, make_config, make_tensors, write_dense
 
@@ -48,6 +49,13 @@ def test_what_qwen3_cannot_say_becomes_liquid(changes: dict[str, Any], why: str,
     assert written["liquid.rope.type"] == "neox" and written["liquid.attention.qk_norm"] == "head"
     names = {output.name for output in plan.outputs}
     assert ("blk.1.attn_output.bias" in names) == ("attention_bias" in changes) and "blk.1.attn_q_norm.weight" in names
+
+
+def test_under_gates_it_is_the_same_model() -> None:
+    config = make_config("qwen3", use_sliding_window=True, sliding_window=16, max_window_layers=1)
+    words = base_words(Config(config), "qwen3")
+    assert words["layer_types"] == ["full_attention", "sliding_attention"] and words["qk_norm"] == "head"
+    assert words["use_sliding_window"] is None  # layer_types say it
 
 
 def test_the_published_configuration() -> None:

@@ -86,6 +86,7 @@ def test_dynamic_is_plain_within_the_context_and_told() -> None:
         {"rope_type": 3},
         {"rope_type": "linear"},
         {"rope_type": "yarn", "factor": 0},
+        {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1.0},
         {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0},
         {"rope_type": "default", "partial_rotary_factor": 0.5},
     ],
