@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -47,6 +49,7 @@ def in_child(path: Path, n_context: int, rate: float, n_threads: int | None) -> 
     from liquidcli.runtime.bench import peak_rss_bytes, reset_peak_rss
     from liquidcli.runtime.engine import Engine
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with Engine.load(path, n_ctx=n_context + _N_SINGLE + 1, n_threads=n_threads, n_batch=512) as engine:
         if rate:
             rows = (_N_POS, len(engine.info.gates))
@@ -71,6 +74,11 @@ def in_child(path: Path, n_context: int, rate: float, n_threads: int | None) -> 
             "peak_bytes": peak_rss_bytes(),
             "ms_per_token": float(np.median(times)),
         }
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def measure(path: Path, n_context: int, rate: float, n_threads: int | None) -> dict[str, Any]:
