@@ -6,7 +6,7 @@ then no more than changing a number. Uses the reference's modules for the maths 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -14,35 +14,66 @@ from liquidcli.gate_layout import GatePlace
 from liquidcli.reference import LiquidForCausalLM
 from liquidcli.reference.attention import Context, attend
 
+END = 1 << 30
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class Cell:
     position: int
-    layers: tuple[tuple[torch.Tensor, torch.Tensor] | None, ...]  # K, V [n_head_kv, head_dim], or dropped, per layer
+    layers: tuple[
+        tuple[torch.Tensor, torch.Tensor] | None, ...
+    ] = ()  # K, V [n_head_kv, head_dim], or dropped, per layer
 
 
-class CachedReference:
-    """Sequences by number; every method means what llama.h means by the same name."""
+class Cells:
+    """Sequences by number; every method means what llama.h means by the same name.
 
-    def __init__(self, model: LiquidForCausalLM) -> None:
-        self.model, self.config = model, model.config
+    shared: one memory for all sequences, where a copy is the same cell and what moves it moves it for all.
+    """
+
+    def __init__(self, shared: bool = True) -> None:
+        self.shared = shared
         self.cells: dict[int, list[Cell]] = {}
 
-    def next_position(self, seq: int) -> int:
-        return max((cell.position for cell in self.cells.get(seq, [])), default=-1) + 1
+    def positions(self, seq: int) -> list[int]:
+        return [cell.position for cell in self.cells.get(seq, [])]
 
-    def seq_rm(self, seq: int, start: int, end: int) -> None:
+    def next_position(self, seq: int) -> int:
+        return max(self.positions(seq), default=-1) + 1
+
+    def n_cells(self) -> int:
+        return len({id(cell) for cells in self.cells.values() for cell in cells})
+
+    def seq_rm(self, seq: int, start: int = 0, end: int = END) -> None:
         self.cells[seq] = [cell for cell in self.cells.get(seq, []) if not start <= cell.position < end]
 
-    def seq_cp(self, source: int, target: int) -> None:
-        self.cells[target] = list(self.cells.get(source, []))
+    def seq_cp(self, source: int, target: int, start: int = 0, end: int = END) -> None:
+        copied = [cell for cell in self.cells.get(source, []) if start <= cell.position < end]
+        if not self.shared:
+            copied = [Cell(cell.position, cell.layers) for cell in copied]
+        held = self.cells.setdefault(target, [])
+        held += [cell for cell in copied if cell not in held]
 
     def seq_keep(self, seq: int) -> None:
         self.cells = {seq: self.cells.get(seq, [])}
 
+    def own(self, seq: int) -> None:
+        """As after saving and loading this sequence: no cell is shared."""
+        self.cells[seq] = [Cell(cell.position, cell.layers) for cell in self.cells.get(seq, [])]
+
     def seq_add(self, seq: int, start: int, end: int, delta: int) -> None:
-        moved = [replace(c, position=c.position + delta) if start <= c.position < end else c for c in self.cells[seq]]
-        self.cells[seq] = moved
+        """Cells that would come to lie before 0 are gone, for every sequence."""
+        for cell in self.cells.get(seq, []):
+            cell.position += delta if start <= cell.position < end else 0
+        self.cells = {seq: [cell for cell in cells if cell.position >= 0] for seq, cells in self.cells.items()}
+
+
+class CachedReference(Cells):
+    """A model over these cells."""
+
+    def __init__(self, model: LiquidForCausalLM, shared: bool = True) -> None:
+        super().__init__(shared)
+        self.model, self.config = model, model.config
 
     def decode(self, seq: int, token: int) -> tuple[torch.Tensor, list[bool]]:
         """Logits [n_vocab] of the next token and its decisions."""

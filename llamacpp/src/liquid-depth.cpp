@@ -324,9 +324,11 @@ static liquid_state_header liquid_state_describe(const liquid_depth & depth, con
     return header;
 }
 
-void liquid_state_write(const liquid_depth * depth, const llama_cparams & cparams, llama_io_write_i & io) {
-    if (depth->model) {
-        const auto header = liquid_state_describe(*depth, cparams);
+void liquid_state_write(llama_context & ctx, llama_io_write_i & io) {
+    const auto & cparams = ctx.get_cparams();
+    if (cparams.liquid->model) {
+        ctx.memory_update(false);
+        const auto header = liquid_state_describe(*cparams.liquid, cparams);
         io.write(&header, sizeof(header));
     }
 }

@@ -64,7 +64,7 @@ using liquid_depth_ptr = std::unique_ptr<liquid_depth, liquid_depth_deleter>;
 liquid_depth * liquid_depth_init(const llama_model & model, ggml_type type_k, ggml_type type_v);
 void liquid_depth_begin  (liquid_depth * depth);
 void liquid_depth_collect(liquid_depth * depth, const llama_cparams & cparams, const llm_graph_result * res, const llama_ubatch & ubatch, ggml_backend_sched_t sched);
-void liquid_state_write  (const liquid_depth * depth, const llama_cparams & cparams, llama_io_write_i & io);
+void liquid_state_write  (llama_context & ctx, llama_io_write_i & io); // keys that wait to be moved are moved first
 void liquid_state_read   (const liquid_depth * depth, const llama_cparams & cparams, llama_io_read_i & io); // throws std::runtime_error
 
 // called in llama-kv-cache.cpp: the magnitude by which moving a cached key multiplies it

@@ -13,7 +13,40 @@ llm_graph_input_liquid_kv::llm_graph_input_liquid_kv(const llama_hparams & hpara
     }
 }
 
+ggml_tensor * liquid_new_rotation(ggml_context * ctx, int64_t n) {
+    if (n == 0) {
+        return nullptr;
+    }
+    ggml_tensor * t = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n, n);
+    ggml_set_input(t);
+    return t;
+}
+
+void liquid_set_rotation(ggml_tensor * t) {
+    if (!t || !t->buffer) {
+        return;
+    }
+    const int64_t n = t->ne[0];
+    const float scale = 1.0/sqrtf(n);
+    std::vector<float> values(n*n);
+    for (int64_t i = 0; i < n*n; ++i) {
+        uint64_t odd = (i/n) & (i%n); // the sign is the parity of its ones
+        for (int by = 32; by > 0; by /= 2) {
+            odd ^= odd >> by;
+        }
+        values[i] = odd & 1 ? -scale : scale;
+    }
+    ggml_backend_tensor_set(t, values.data(), 0, ggml_nbytes(t));
+}
+
+void llm_graph_input_liquid_kv::make_rotations(ggml_context * ctx) {
+    k_rot = liquid_new_rotation(ctx, cache->n_rot_k);
+    v_rot = liquid_new_rotation(ctx, cache->n_rot_v);
+}
+
 void llm_graph_input_liquid_kv::set_input(const llama_ubatch *) {
+    liquid_set_rotation(k_rot);
+    liquid_set_rotation(v_rot);
 }
 
 bool llm_graph_input_liquid_kv::can_reuse(const llm_graph_params & params) {
@@ -127,6 +160,7 @@ void liquid_graph::make_kv_inputs() {
     inp_kv = (llm_graph_input_attn_kv *) res->add_input(std::move(index));
 
     inp_own = (llm_graph_input_liquid_kv *) res->add_input(std::make_unique<llm_graph_input_liquid_kv>(hparams, own));
+    inp_own->make_rotations(ctx0);
 }
 
 liquid_kv_io liquid_graph::own_kv_io(int il) {
@@ -155,6 +189,8 @@ liquid_kv_io liquid_graph::own_kv_io(int il) {
     liquid_kv_io io = {};
     io.k_idxs  = made.idxs;
     io.kq_mask = made.mask;
+    io.k_rot   = inp_own->k_rot;
+    io.v_rot   = inp_own->v_rot;
     io.own     = &inp_own->cache->layers[il];
     io.n_kv    = inp_own->mctx->n_kv(group);
     return io;

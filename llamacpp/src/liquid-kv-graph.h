@@ -36,6 +36,10 @@ struct liquid_kv_tensors {
     ggml_tensor * mask; // [n_kv, rows], type of the graph's mask
 };
 
+// F32 [n, n], orthonormal, symmetric, its own inverse; none for n = 0. An input: liquid_set_rotation() fills it.
+ggml_tensor * liquid_new_rotation(ggml_context * ctx, int64_t n);
+void          liquid_set_rotation(ggml_tensor * t);
+
 class llm_graph_input_liquid_kv : public llm_graph_input_i {
 public:
     llm_graph_input_liquid_kv(const llama_hparams & hparams, const liquid_kv_context * mctx);
@@ -48,9 +52,14 @@ public:
     ggml_tensor * mask (ggml_context * ctx, int32_t group, liquid_rows_kind kind, ggml_tensor * rows, bool windowed,
             ggml_tensor * of_graph, ggml_tensor * after);
 
+    void make_rotations(ggml_context * ctx);
+
     const llama_hparams & hparams;
     const liquid_kv_context * mctx;
     liquid_kv_cache * cache;
+
+    ggml_tensor * k_rot = nullptr; // quantized keys and values are multiplied by these
+    ggml_tensor * v_rot = nullptr;
 
 private:
     const uint64_t generation;

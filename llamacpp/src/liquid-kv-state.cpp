@@ -3,9 +3,11 @@
 #include "liquid-kv.h"
 
 #include "liquid-depth.h"
+#include "liquid-kv-graph.h"
 #include "liquid-model.h"
 
 #include "llama-context.h"
+#include "llama-impl.h"
 #include "llama-io.h"
 
 #include <numeric>
@@ -76,7 +78,7 @@ void liquid_kv_cache::state_read(llama_io_read_i & io, llama_seq_id seq_id, llam
 }
 
 void liquid_kv_cache::read_rows(llama_io_read_i & io, const std::vector<uint32_t> & cells) {
-    if (!fit(index().used_max_p1(), cells.size())) {
+    if (!fit(index().used_max_p1(), cells.data(), cells.size())) {
         throw std::bad_alloc();
     }
     std::vector<std::vector<int64_t>> slots;
@@ -128,6 +130,7 @@ public:
     }
 
     void set_input(const llama_ubatch *) override {
+        liquid_set_rotation(rotation);
         for (const auto & [group, t] : by_group) {
             for (int64_t row = 0; row < t->ne[0]; ++row) {
                 const int32_t cell = group < 0 ? row : cache.groups[group][row];
@@ -136,6 +139,8 @@ public:
         }
     }
 
+    ggml_tensor * rotation = nullptr; // of quantized keys
+
 private:
     const liquid_kv_cache & cache;
     std::map<int32_t, ggml_tensor *> by_group;
@@ -143,17 +148,21 @@ private:
 
 } // namespace
 
-// k [n_embd_head, n_head_kv, rows], rotated in place
+static ggml_tensor * liquid_multiply(ggml_context * ctx, ggml_tensor * k, ggml_tensor * rotation) {
+    return rotation ? llama_mul_mat_hadamard(ctx, k, rotation) : k;
+}
+
+// k [n_embd_head, n_head_kv, rows], rotated in place; quantized: as upstream's cache does it
 static ggml_tensor * liquid_rotate_keys(const llama_model_liquid & model, const llama_cparams & cparams, ggml_context * ctx, ggml_tensor * k,
-        ggml_tensor * by, int il) {
+        ggml_tensor * by, ggml_tensor * rotation, int il) {
     const float freq_scale = model.get_rope_freq_scale(cparams, il);
     const bool  quantized  = ggml_is_quantized(k->type);
     const auto  rope       = quantized ? ggml_rope_ext : ggml_rope_ext_inplace;
 
-    ggml_tensor * rotated = rope(ctx, quantized ? ggml_cast(ctx, k, GGML_TYPE_F32) : k, by, model.get_rope_factors(cparams, il), model.hparams.n_rot(il),
+    ggml_tensor * rotated = rope(ctx, quantized ? liquid_multiply(ctx, ggml_cast(ctx, k, GGML_TYPE_F32), rotation) : k, by, model.get_rope_factors(cparams, il), model.hparams.n_rot(il),
             model.hparams.rope_type, cparams.n_ctx_orig_yarn, model.get_rope_freq_base(cparams, il), freq_scale, cparams.yarn_ext_factor,
             liquid_shift_attn_factor(cparams, freq_scale), cparams.yarn_beta_fast, cparams.yarn_beta_slow);
-    return quantized ? ggml_cpy(ctx, rotated, k) : rotated;
+    return quantized ? ggml_cpy(ctx, liquid_multiply(ctx, rotated, rotation), k) : rotated;
 }
 
 void liquid_kv_cache::shift(llama_context * lctx) {
@@ -167,6 +176,7 @@ void liquid_kv_cache::shift(llama_context * lctx) {
     res->reset();
 
     auto shifts = std::make_unique<liquid_input_shift>(*this);
+    shifts->rotation = liquid_new_rotation(res->get_ctx(), n_rot_k);
     for (size_t il = 0; il < layers.size(); ++il) {
         const int64_t n_rows = shifts->n_rows(group_of[il]);
         if (!hparams.has_rope(il) || n_rows == 0) {
@@ -175,7 +185,7 @@ void liquid_kv_cache::shift(llama_context * lctx) {
         ggml_tensor * k = layers[il].k;
         k = ggml_view_3d(res->get_ctx(), k, hparams.n_embd_head_k(il), hparams.n_head_kv(il), n_rows,
                 ggml_row_size(k->type, hparams.n_embd_head_k(il)), k->nb[1], 0);
-        k = liquid_rotate_keys(model, lctx->get_cparams(), res->get_ctx(), k, shifts->of_group(res->get_ctx(), group_of[il]), il);
+        k = liquid_rotate_keys(model, lctx->get_cparams(), res->get_ctx(), k, shifts->of_group(res->get_ctx(), group_of[il]), shifts->rotation, il);
         ggml_build_forward_expand(res->get_gf(), k);
     }
     res->add_input(std::move(shifts));

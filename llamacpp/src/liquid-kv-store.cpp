@@ -22,22 +22,38 @@ int64_t liquid_cells::next_free(int64_t from) const {
     return from;
 }
 
+uint32_t liquid_cells::extent_with(const uint32_t * cells, uint32_t n) const {
+    uint32_t end = extent();
+    for (uint32_t i = 0; i < n; ++i) {
+        end += cells[i] == end;
+    }
+    return std::max(end, used() + n);
+}
+
+int64_t liquid_cells::take(int64_t slot, int32_t cell) {
+    if (slot < extent()) {
+        n_holes--;
+        cell_of[slot] = cell;
+    } else {
+        cell_of.push_back(cell);
+    }
+    return slot;
+}
+
+bool liquid_cells::is_next(int64_t slot) const {
+    return slot < extent() ? cell_of[slot] < 0 : slot == extent();
+}
+
 void liquid_cells::place(const uint32_t * cells, const uint8_t * keep, int64_t n, int64_t * slots) {
     int64_t next = 0;
     for (int64_t i = 0; i < n; ++i) {
         if (keep && !keep[i]) {
             continue;
         }
-        const int64_t slot = next_free(next);
-        if (slot < extent()) {
-            n_holes--;
-            cell_of[slot] = cells[i];
-        } else {
-            cell_of.push_back(cells[i]);
-        }
-        slots[i] = slot;
-        next = slot + 1;
+        next = next_free(next);
+        slots[i] = take(is_next(cells[i]) ? cells[i] : next, cells[i]);
     }
+    next = 0;
     for (int64_t i = 0; keep && i < n; ++i) {
         if (!keep[i]) {
             slots[i] = next_free(next);

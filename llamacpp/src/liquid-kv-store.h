@@ -18,11 +18,15 @@ public:
     uint32_t extent() const { return cell_of.size(); } // slots beyond hold nothing
     uint32_t used()   const { return cell_of.size() - n_holes; }
 
+    uint32_t extent_with(const uint32_t * cells, uint32_t n) const; // the most that place() can make of it
+
     int32_t operator[](uint32_t slot) const { return cell_of[slot]; } // -1: a hole
 
     const int32_t * data() const { return cell_of.data(); } // [extent]
 
-    // Gives each of n tokens a slot of its own: those that stay (keep[i], null: all) a lasting one, the others one beyond.
+    // Gives each of n tokens a slot of its own: those that stay (keep[i], null: all) a lasting one, numbered as their cell
+    // where that can be (where every token stays, all are: sums are then taken in the order of a stock cache); the others
+    // any free one.
     void place(const uint32_t * cells, const uint8_t * keep, int64_t n, int64_t * slots);
 
     void sweep(const llama_kv_cells & index); // forgets tokens whose cell is empty by now
@@ -30,6 +34,8 @@ public:
 
 private:
     int64_t next_free(int64_t from) const;
+    bool    is_next(int64_t slot) const; // a hole, or the end
+    int64_t take(int64_t slot, int32_t cell);
 
     std::vector<int32_t> cell_of;
     uint32_t n_holes = 0;

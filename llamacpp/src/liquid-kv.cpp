@@ -10,7 +10,21 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <new>
+
+// Hadamard matrices spread what is quantized; ref: attn_rot_k, attn_rot_v of llama_kv_cache
+static int64_t liquid_rotation_size(ggml_type type, int64_t n_embd_head, int64_t n_most) {
+    const char * off = getenv("LLAMA_ATTN_ROT_DISABLE");
+    if (!ggml_is_quantized(type) || n_embd_head % 64 != 0 || (off && atoi(off))) {
+        return 0;
+    }
+    int64_t n = 64;
+    while (2*n <= n_most && n_embd_head % (2*n) == 0) {
+        n *= 2;
+    }
+    return n;
+}
 
 static bool liquid_no_layer(int32_t) {
     return false;
@@ -42,6 +56,9 @@ liquid_kv_cache::liquid_kv_cache(const llama_model_liquid & model, const llama_m
         const auto & hparams = model.hparams;
         layers.emplace_back(ctx.get(), params.type_k, params.type_v, hparams.n_embd_k_gqa(il), hparams.n_embd_v_gqa(il), get_size());
     }
+    n_rot_k = liquid_rotation_size(params.type_k, model.hparams.n_embd_head_k(), model.hparams.n_embd_head_k());
+    n_rot_v = liquid_rotation_size(params.type_v, model.hparams.n_embd_head_v(), 64);
+
     int32_t n_group = 0;
     group_of = liquid_kv_groups(model, n_group);
     groups.resize(n_group);
@@ -101,6 +118,11 @@ void liquid_kv_cache::seq_keep(llama_seq_id seq_id) {
     sweep();
 }
 
+void liquid_kv_cache::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
+    llama_kv_cache::seq_add(seq_id, p0, p1, shift);
+    sweep();
+}
+
 std::map<ggml_backend_buffer_type_t, size_t> liquid_kv_cache::memory_breakdown() const {
     size_t n_bytes = 0;
     for (const auto & layer : layers) {
@@ -117,15 +139,15 @@ static uint32_t liquid_pad_cells(uint32_t n, uint32_t n_max) {
     return std::min(n_max, std::max(256u, GGML_PAD(n, 256u)));
 }
 
-uint32_t liquid_kv_cache::extent_of(int32_t group, uint32_t n_tokens) const {
-    return liquid_pad_cells(groups[group].extent() + n_tokens, get_size());
+uint32_t liquid_kv_cache::extent_of(int32_t group, const uint32_t * cells, uint32_t n) const {
+    return liquid_pad_cells(groups[group].extent_with(cells, n), get_size());
 }
 
-bool liquid_kv_cache::fit(uint32_t by_cell, uint32_t n_tokens) {
+bool liquid_kv_cache::fit(uint32_t by_cell, const uint32_t * cells, uint32_t n) {
     try {
         for (size_t il = 0; il < layers.size(); ++il) {
             const int32_t group = group_of[il];
-            const uint32_t n_needed = group < 0 ? by_cell : extent_of(group, n_tokens);
+            const uint32_t n_needed = group < 0 ? by_cell : extent_of(group, cells, n);
             generation += layers[il].fit(n_needed, group < 0 ? layers[il].capacity() : groups[group].extent());
         }
         return true;
@@ -175,9 +197,9 @@ bool liquid_kv_context::apply() {
     const uint32_t n_tokens = get_ubatch().n_tokens;
     n_kv_of.clear();
     for (size_t group = 0; group < cache->groups.size(); ++group) {
-        n_kv_of.push_back(cache->extent_of(group, n_tokens));
+        n_kv_of.push_back(cache->extent_of(group, cells(), n_tokens));
     }
-    return cache->fit(get_n_kv(), n_tokens);
+    return cache->fit(get_n_kv(), cells(), n_tokens);
 }
 
 uint32_t liquid_kv_context::n_kv(int32_t group) const {

@@ -28,6 +28,7 @@ public:
     void clear(bool data) override;
     bool seq_rm  (llama_seq_id seq_id, llama_pos p0, llama_pos p1) override;
     void seq_keep(llama_seq_id seq_id) override;
+    void seq_add (llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override; // may move tokens out: before 0
 
     std::map<ggml_backend_buffer_type_t, size_t> memory_breakdown() const override;
 
@@ -36,10 +37,10 @@ public:
 
     const llama_kv_cells & index() const { return get_cells(0); }
 
-    // memory for what the layers hold, and n_tokens more; by_cell: rows of layers that every token runs
-    bool fit(uint32_t by_cell, uint32_t n_tokens);
+    // memory for what the layers hold, and the tokens of n cells more; by_cell: rows of layers that every token runs
+    bool fit(uint32_t by_cell, const uint32_t * cells, uint32_t n);
 
-    uint32_t extent_of(int32_t group, uint32_t n_tokens) const; // slots to attend to when n_tokens more come, padded
+    uint32_t extent_of(int32_t group, const uint32_t * cells, uint32_t n) const; // slots to attend to when these come, padded
     size_t   bytes_in_use() const;
     void     shift(llama_context * lctx); // rotates the keys of cells whose position changed
 
@@ -48,6 +49,10 @@ public:
     std::vector<liquid_cells>   groups;
 
     uint64_t generation = 0; // bumped when data moved
+
+    // sizes of the matrices that quantized keys and values are multiplied by, as in upstream's cache; 0: none
+    int64_t n_rot_k = 0;
+    int64_t n_rot_v = 0;
 
 private:
     void sweep();

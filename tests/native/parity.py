@@ -98,12 +98,12 @@ class NativeModel:
     def close(self) -> None:
         self.lib.llama_model_free(self.pointer)
 
-    def context(self, setting: Setting, n_tokens: int) -> int:
+    def context(self, setting: Setting, n_tokens: int, cache_type: int = F32) -> int:
         params = self.lib.llama_context_default_params()
         params.n_ctx = N_PARALLEL * -(-n_tokens // 256) * 256
         params.n_batch, params.n_ubatch = N_PARALLEL * n_tokens, setting.n_ubatch
         params.n_seq_max, params.kv_unified = N_PARALLEL, setting.kv_unified
-        params.type_k = params.type_v = F32
+        params.type_k = params.type_v = cache_type
         params.flash_attn_type = int(setting.flash)
         params.swa_full = setting.swa_full
         params.n_threads = params.n_threads_batch = 1

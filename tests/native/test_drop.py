@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from liquidcli.llama import depth as depth_api
+from liquidcli.llama.context import CACHE_TYPES
 from tests.native.parity import N_PARALLEL, NativeModel, Setting
 from tests.tiny import make_model, random_tokens
+from tests.tiny_families import ADAPTED
 from tests.tiny_gguf import write_gguf
 
 N_TOKENS = 60
@@ -27,12 +30,14 @@ Mode = depth_api.Mode
 class Context:
     """One native context of a tiny model, its decisions taken from a random table."""
 
-    def __init__(self, family: str, folder: Path) -> None:
+    def __init__(
+        self, family: str | dict[str, Any], folder: Path, setting: Setting | None = None, cache: str = "f32"
+    ) -> None:
         model = make_model(family)
         self.config = model.config
         self.native = NativeModel(write_gguf(model, folder / "tiny.gguf"))
         self.lib = self.native.lib
-        self.ctx = self.native.context(Setting(), N_TOKENS)
+        self.ctx = self.native.context(setting or Setting(), N_TOKENS, CACHE_TYPES[cache])
         self.memory = self.lib.llama_get_memory(self.ctx)
         self.batch = self.lib.llama_batch_init(N_TOKENS, 0, 1)
         self.tokens = random_tokens(self.config, N_PARALLEL, N_TOKENS).numpy()
@@ -116,6 +121,38 @@ def test_removed_tokens_give_their_bytes_back(context: Context) -> None:
     assert_same(context.decode(30, 50), whole[30:])
     context.clear()
     assert depth_api.kv_bytes(context.ctx) == 0
+
+
+def test_tokens_moved_out_of_the_context_are_forgotten(context: Context) -> None:
+    """What comes to lie before position 0 is gone; its cells may be anybody's, and no layer may take him for it."""
+    context.decode(0, 30, 1)
+    alone = context.decode(0, 20, 0)
+    context.lib.llama_memory_seq_add(context.memory, 1, 0, -1, -30)
+    assert depth_api.kv_bytes(context.ctx) == context.row_bytes * context.stored(20)
+    context.lib.llama_memory_seq_rm(context.memory, 0, -1, -1)
+    assert_same(context.decode(0, 20, 0), alone)
+    context.clear()
+    context.decode(0, 10, 1)
+    context.lib.llama_memory_seq_add(context.memory, 1, 0, -1, -30)
+    assert_same(context.decode(0, 20, 0), alone)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize("cache", ["q8_0", "q4_0"])
+def test_quantized_memory_errs_as_much_as_where_everything_is_kept(cache: str, head_dim: int, tmp_path: Path) -> None:
+    """Half of the decisions skip. At full depth not one bit differs: test_memory."""
+    errors = {}
+    for policy in ("project", "drop"):
+        family = {"hidden_size": 128, "num_attention_heads": 128 // head_dim, "depth": {**ADAPTED, "kv_policy": policy}}
+        found = {}
+        for kind in ("f32", cache):
+            folder = tmp_path / f"{policy}-{kind}"
+            folder.mkdir()
+            made = Context({**family, "num_key_value_heads": 2}, folder, Setting(flash=True), kind)
+            found[kind] = np.concatenate([made.decode(0, 30), *(made.decode(i, i + 1) for i in range(30, 45))])
+            made.close()
+        errors[policy] = np.abs(found[cache] - found["f32"]).mean() / np.abs(found["f32"]).mean()
+    assert 0 < errors["drop"] < 1.5 * errors["project"] < 0.5
 
 
 def test_shared_tokens_are_stored_once(context: Context) -> None:
