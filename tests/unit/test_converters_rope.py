@@ -92,5 +92,5 @@ def test_dynamic_is_plain_within_the_context_and_told() -> None:
     ],
 )
 def test_what_is_no_rotation_is_refused(section: dict[str, Any]) -> None:
-    with pytest.raises(LiquidError, match=r"rope_type|factor"):
+    with pytest.raises(LiquidError, match=r"rope_type|factor|rope_theta"):
         read(rope_scaling=section)
