@@ -25,6 +25,8 @@ def liquid_target(f: GGUFFile, keys: Keys) -> Target:
     n_layer = config["num_hidden_layers"]
     config |= _attention(f, keys, n_layer) | _feed_forward(f, keys, n_layer)
     keys.only("attention.scale", 0.0, why="the checkpoint's scale is that of the head's size")
+    for name in ("role.tensors", "role.names"):  # follow from the gates
+        keys.raw(name)
     present = []
     if keys.integer("depth.version", 0):
         config["depth"] = _depth(f, keys, n_layer)
@@ -73,7 +75,7 @@ def _feed_forward(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:
     mixed = keys.items("moe_layers", n_layer, [bool(n_expert)] * n_layer)
     if not n_expert or not any(mixed):
         return {"intermediate_size": dense, "intermediate_size_mlp": dense}
-    found = {
+    return {
         "moe_layers": [i for i, is_mixed in enumerate(mixed) if is_mixed],
         "num_local_experts": n_expert,
         "num_experts_per_tok": keys.integer("expert_used_count"),
@@ -83,10 +85,8 @@ def _feed_forward(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:
         "routed_scaling_factor": shortest(keys.number("expert_weights_scale", 1.0) or 1.0),
         "expert_weight_before_ffn": keys.flag("expert_weight_before_ffn", False),
         "shared_expert_intermediate_size": keys.integer("expert_shared_feed_forward_length", 0),
+        "intermediate_size_mlp": dense,
     }
-    if not all(mixed):
-        found["intermediate_size_mlp"] = dense
-    return found
 
 
 def _depth(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from liquidcli.errors import LiquidError, UsageError
 from liquidcli.gguf_file import GGUFFile, check_loadable
 
@@ -19,6 +21,7 @@ from ..provenance import SAMPLING
 from ..registry import find
 from .configs import TORCH_DTYPES, read_target
 from .keys import Keys
+from .rope import CLOSE, FACTORS
 from .shards import Shard, index_text, into_shards
 from .tensors import DTYPES, Export, guess_dtype, match_back
 from .tokenizer import generation_settings, token_ids, tokenizer_files
@@ -73,7 +76,9 @@ def plan_export(f: GGUFFile, dtype: str = "auto", max_shard_bytes: int = MAX_SHA
     model = make(Config(config), target.present, fold_gates=target.fold_gates)
     if model.gguf_name != f.architecture:
         raise LiquidError(f"{f.path} is a {f.architecture} model that {hf_name} has no config.json for")
-    tensors = match_back(f, model.rows(), model.dims, model.generated(), dtype)
+    generated = model.generated()
+    _check_generated(f, generated)
+    tensors = match_back(f, model.rows(), model.dims, {*generated, FACTORS}, dtype)
     words = read_words(f, model.n_vocab)
     shards = into_shards(tensors, max_shard_bytes)
     return ExportPlan(
@@ -86,6 +91,13 @@ def plan_export(f: GGUFFile, dtype: str = "auto", max_shard_bytes: int = MAX_SHA
         files=_files(f, config, words, shards),
         warnings=(*keys.unknown(), *(words.warnings if words else ["there is no tokenizer in the file"])),
     )
+
+
+def _check_generated(f: GGUFFile, generated: dict[str, Any]) -> None:
+    """What a checkpoint has no tensor for must follow from its configuration."""
+    for name, made in generated.items():
+        if name in f.tensors and not np.allclose(f.array(name), made, rtol=CLOSE, atol=0):
+            raise LiquidError(f"{f.path}: {name} does not follow from its keys, so config.json cannot say it")
 
 
 def _files(f: GGUFFile, config: dict[str, Any], words: Words | None, shards: list[Shard]) -> dict[str, bytes]:

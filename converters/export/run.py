@@ -19,7 +19,7 @@ from liquidcli.errors import IntegrityError
 from liquidcli.folders import atomic_folder
 from liquidcli.gguf_file import GGUFFile
 
-from ..encode import encode
+from ..encode import encode, to_float32
 from ..tensors import Target
 from .plan import ExportPlan
 from .shards import write_shard
@@ -77,35 +77,36 @@ def run_export(plan: ExportPlan, out: Path | str, progress: Progress | None = No
 def _pieces(f: GGUFFile, one: Export) -> Iterator[np.ndarray]:
     """The tensor's bytes in order."""
     targets, kind = one.row.targets, GGMLType[one.dtype]
-    if not all(target.transform.by_row for target in targets) or len(one.row.sources) > 1:
+    if targets[0].transform.stacks:
+        values, dtype = _back(f, targets[0], one.number, 1)
+        yield encode(values[0], dtype, kind, one.name)
+    elif len(one.row.sources) > 1 or not all(target.transform.by_row for target in targets):
         yield from _join(f, one, 0, None, kind)
-        return
-    n_rows = f.tensors[targets[0].name].shape[-1]
-    n_items = sum(f.tensors[target.name].n_elements for target in targets)
-    step = max(1, PIECE_ITEMS * n_rows // n_items)
-    for first in range(0, n_rows, step):
-        yield from _join(f, one, first, min(step, n_rows - first), kind)
+    else:
+        n_rows = f.tensors[targets[0].name].shape[-1]
+        n_items = sum(f.tensors[target.name].n_elements for target in targets)
+        step = max(1, PIECE_ITEMS * n_rows // n_items)
+        for first in range(0, n_rows, step):
+            yield from _join(f, one, first, min(step, n_rows - first), kind)
 
 
 def _join(f: GGUFFile, one: Export, first: int, count: int | None, kind: GGMLType) -> Iterator[np.ndarray]:
     """Some rows of the first axis of what the targets hold of this source."""
-    found = [_back(f, target, one, first, count) for target in one.row.targets]
-    dtypes = {dtype for _, dtype in found}
-    if len(found) == 1:
-        (values, dtype), *_ = found
-    elif len(dtypes) == 1:
-        dtype = dtypes.pop()
+    found = [_back(f, target, first, count) for target in one.row.targets]
+    if len({dtype for _, dtype in found}) > 1:
+        found = [(to_float32(values, dtype), "F32") for values, dtype in found]
+    values, dtype = found[0]
+    if len(one.row.sources) > 1:
+        values = values[one.number]
+    elif len(found) > 1:
         values = np.concatenate([part for part, _ in found], axis=one.row.targets[0].transform.joined)
-    else:
-        raise IntegrityError(f"{one.name} is stored in {len(dtypes)} types that do not go together")
     yield encode(values, dtype, kind, one.name)
 
 
-def _back(f: GGUFFile, target: Target, one: Export, first: int, count: int | None) -> tuple[np.ndarray, str]:
+def _back(f: GGUFFile, target: Target, first: int, count: int | None) -> tuple[Any, str]:
     values, dtype = _read(f, target.name, first, count)
     assert target.transform.inverse is not None  # match_back sees to it
-    back = target.transform.inverse(values)
-    return (back[one.number] if len(one.row.sources) > 1 else back), dtype
+    return target.transform.inverse(values), dtype
 
 
 def _read(f: GGUFFile, name: str, first: int, count: int | None) -> tuple[np.ndarray, str]:

@@ -71,6 +71,7 @@ def write_shard(
         header = shard.header()
         file.write(header)
         digest.update(header)
+        told(len(header), shard.name)
         for one in shard.tensors:
             written = 0
             for piece in pieces(one):
