@@ -1,6 +1,6 @@
 """A GGUF's keys back to config.json, one function for each architecture.
 
-Knows transformers' spelling for Llama-shaped models, dense or with Mixtral's experts, and their Qwen kin. `liquid` has
+Knows transformers' spelling for Llama-shaped models, dense or with Mixtral's experts, Qwen and Gemma. `liquid` has
 a file of its own. Tensors are left to the rows of `..arch`, which read what is made here.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from liquidcli.errors import LiquidError
 from liquidcli.gguf_file import GGUFFile
 
+from ..arch.gemma3_text import LAYERS_OF_27B, STOCK_PATTERN
 from .keys import Keys
 from .rope import rope_parameters, shortest
 
@@ -113,6 +114,32 @@ def _qwen(keys: Keys, architecture: str, model_type: str) -> Target:
     )
 
 
+def _gemma3(f: GGUFFile, keys: Keys) -> Target:
+    config = shared(keys, theta=1e6)
+    n_layer, head_dim = config["num_hidden_layers"], config["head_dim"]
+    windowed = keys.raw("attention.sliding_window_pattern", [(i + 1) % STOCK_PATTERN != 0 for i in range(n_layer)])
+    if not isinstance(windowed, list) or len(windowed) != n_layer:
+        raise keys.wrong("attention.sliding_window_pattern", windowed, "a list with one value for each layer")
+    wide = n_layer == LAYERS_OF_27B
+    size = keys.integer("attention.sliding_window", 0)
+    cap = keys.number("final_logit_softcapping", 0.0)
+    local = {"rope_type": "default", "rope_theta": shortest(keys.number("rope.freq_base_swa", 1e4))}
+    del config["hidden_act"]
+    own = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "intermediate_size": keys.integer("feed_forward_length"),
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"] if wide else head_dim,
+        "sliding_window": size or None,
+        "layer_types": [f"{'sliding' if size and one else 'full'}_attention" for one in windowed],
+        "rope_parameters": {"full_attention": config["rope_parameters"], "sliding_attention": local},
+        "final_logit_softcapping": shortest(cap) if cap else None,
+    }
+    return Target({**config, **own})
+
+
 def read_target(f: GGUFFile, keys: Keys) -> Target:
     known = _known()
     if f.architecture not in known:
@@ -125,4 +152,4 @@ def read_target(f: GGUFFile, keys: Keys) -> Target:
 def _known() -> dict[str, Callable[[GGUFFile, Keys], Target]]:
     from .liquid import liquid_target
 
-    return {"llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "liquid": liquid_target}
+    return {"llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3": _gemma3, "liquid": liquid_target}

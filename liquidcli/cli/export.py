@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Write a GGUF as a Hugging Face checkpoint folder.
 
-    Architectures llama (Mixtral's experts too), liquid, qwen2 and qwen3; quantized tensors are dequantized.
+    Architectures llama (Mixtral's experts too), liquid, qwen2, qwen3 and gemma3; quantized tensors are dequantized.
     """
     from ..amounts import parse_size
     from ..converters.export import plan_export, run_export
