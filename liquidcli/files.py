@@ -33,14 +33,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -> Iterator[Path]:
-    """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
-
-    A link is followed and stays. `mode` is narrowed by the umask. Raises UsageError for a folder or a device,
-    NotFoundError for a missing parent, DiskSpaceError before or during the writing.
-    """
-    path = Path(path)
+def output_target(path: Path) -> Path:
+    """Where a file will lie, links followed; UsageError for a folder or a device, NotFoundError without a parent."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder, a file name was expected", hint=f"try {path / 'model.gguf'}")
     if path.is_symlink():
@@ -49,6 +43,17 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
         raise UsageError(f"{path} is no regular file; the output would take its place", hint="name a file")
     if not path.parent.is_dir():
         raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -> Iterator[Path]:
+    """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
+
+    A link is followed and stays. `mode` is narrowed by the umask. Raises UsageError for a folder or a device,
+    NotFoundError for a missing parent, DiskSpaceError before or during the writing.
+    """
+    path = output_target(Path(path))
     check_space(path.parent, size_bytes)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -6,6 +6,7 @@ Knows how to hand out tensors, raw or as float32, as views of the mapped files. 
 
 from __future__ import annotations
 
+import mmap
 import re
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,14 @@ class GGUFFile:
         if not self._data:
             raise UsageError(f"{self.path} is already closed")
         return self._data[info.shard][info.offset : info.offset + info.size_bytes]
+
+    def forget(self, view: np.ndarray) -> None:
+        """Give the memory of a view of `raw` back; its bytes are read from the file again when somebody asks."""
+        for data in self._data:
+            mapping, start = getattr(data.base, "_mmap", None), view.ctypes.data - data.ctypes.data
+            if mapping is not None and hasattr(mapping, "madvise") and 0 <= start < data.size:
+                first = start // mmap.PAGESIZE * mmap.PAGESIZE
+                mapping.madvise(mmap.MADV_DONTNEED, first, start + view.size - first)
 
     def array(self, name: str) -> np.ndarray:  # float32, numpy order: ggml's reversed
         from gguf.quants import dequantize

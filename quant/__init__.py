@@ -1,27 +1,35 @@
 """GGUF to smaller GGUF: `plan` says what would be done, `run` does it."""
 
-from .plan import Options, Plan, optional_tensor_type, overrides, plan, plan_file, plan_path
-from .run import Result, run
+from .options import Options, key_overrides, optional_tensor_type, overrides, words_of_file
+from .plan import Plan, plan, plan_file, plan_path
+from .run import Result, check_importance, output_paths, run
 from .schema import schema
-from .sizes import budget_bytes, largest_that_fits, plan_every_type
+from .sizes import Choice, budget_bytes, closest_below, largest_that_fits, plan_every_type, plans_of
 from .types import FILE_TYPES, OFFERED, file_type, find_file_type
 
 __all__ = [
     "FILE_TYPES",
     "OFFERED",
+    "Choice",
     "Options",
     "Plan",
     "Result",
     "budget_bytes",
+    "check_importance",
+    "closest_below",
     "file_type",
     "find_file_type",
+    "key_overrides",
     "largest_that_fits",
     "optional_tensor_type",
+    "output_paths",
     "overrides",
     "plan",
     "plan_every_type",
     "plan_file",
     "plan_path",
+    "plans_of",
     "run",
     "schema",
+    "words_of_file",
 ]

@@ -14,6 +14,8 @@ from gguf import GGUFValueType
 
 from liquidcli.gguf_file import GGUFFile
 
+from .options import value_bytes
+
 _VERSION = 3
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -37,32 +39,30 @@ def string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def u32_value(number: int) -> bytes:
-    return struct.pack("<II", GGUFValueType.UINT32, number)
-
-
-def string_value(text: str) -> bytes:
-    return struct.pack("<I", GGUFValueType.STRING) + string(text)
-
-
-def output_keys(f: GGUFFile, file_type: int, imatrix: Path | None = None) -> dict[str, bytes]:
-    """All keys of the output: the input's without those of a split, the two that quantize sets, the imatrix's."""
+def output_keys(
+    f: GGUFFile, file_type: int, imatrix: Path | None = None, override_kv: Iterable[tuple[str, Any]] = ()
+) -> dict[str, bytes]:
+    """All keys of the output: the input's without those of a split, those of quantize, the caller's, the imatrix's."""
     keys = {key: f.raw_value(key) for key in f.metadata if key not in _SPLIT_KEYS}
-    added: dict[str, Any] = {
-        "general.quantization_version": u32_value(_QUANTIZATION_VERSION),
-        "general.file_type": u32_value(file_type),
-    }
+    added = [("general.quantization_version", _QUANTIZATION_VERSION), ("general.file_type", file_type), *override_kv]
     if imatrix is not None:
         from .imatrix import read_imatrix
 
-        added |= {
-            key: u32_value(value) if isinstance(value, int) else string_value(value)
-            for key, value in read_imatrix(imatrix).keys(imatrix).items()
-        }
-    for key, value in added.items():
+        added += read_imatrix(imatrix).keys(imatrix).items()
+    for key, value in added:
         keys.pop(key, None)
-        keys[key] = value
+        keys[key] = value_bytes(value)
     return keys
+
+
+def shard_keys(no: int, count: int, n_tensors: int) -> dict[str, bytes]:
+    """What each file of a split model says of itself."""
+    values = (
+        struct.pack("<IH", GGUFValueType.UINT16, no),
+        struct.pack("<IH", GGUFValueType.UINT16, count),
+        struct.pack("<Ii", GGUFValueType.INT32, n_tensors),
+    )
+    return dict(zip(_SPLIT_KEYS, values, strict=True))
 
 
 def header_bytes(keys: dict[str, bytes], tensors: Iterable[Placed], alignment: int) -> bytes:

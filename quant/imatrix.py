@@ -1,13 +1,15 @@
 """Importance matrices: how much each input of a weight matrix mattered over a calibration text.
 
-Knows the GGUF files that llama-imatrix writes, and how llama-quantize turns their sums into weights. Does not read
-the legacy .dat form.
+Knows the GGUF and the older .dat files that llama-imatrix writes, how llama-quantize turns their sums into weights, and
+when a matrix is of another model. Knows nothing of how the sums come about.
 ref: llama.cpp common/imatrix-loader.cpp
 """
 
 from __future__ import annotations
 
 import functools
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,20 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from liquidcli.errors import IntegrityError
 from liquidcli.gguf_file import GGUFFile, open_gguf
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
-_DATASETS, _N_CHUNKS, _CHUNK_TOKENS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+from .choose import layer_of
+
+SUMS, COUNTS = ".in_sum2", ".counts"
+DATASETS, N_CHUNKS, CHUNK_TOKENS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _MAX_VALUE_BYTES = 127  # what fits into llama.cpp's key overrides, through which the tool sets these
+_MAX_NAME_BYTES = 1 << 10
 
 
 @dataclass(frozen=True)
 class Imatrix:
     """Weights by tensor name: [n_expert * n_per_row] float32."""
 
-    entries: dict[str, np.ndarray]
+    entries: Mapping[str, np.ndarray]
     datasets: tuple[str, ...]
     n_chunks: int
 
@@ -41,6 +47,32 @@ class Imatrix:
         return keys
 
 
+def importance(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The weights of one tensor, None where there are none; IntegrityError where they are of another size."""
+    weights = matrix.entries.get(name)
+    expected = shape[0] * (shape[2] if len(shape) > 2 else 1)
+    if weights is None or weights.size == expected:
+        return weights
+    if name in _EMBEDDINGS:
+        return None
+    raise IntegrityError(
+        f"the imatrix is of another model: it has {weights.size} weights for {name!r}, {expected} were expected"
+    )
+
+
+def check_belongs(matrix: Imatrix, path: Path | None, model: Path, names: set[str], n_layer: int) -> None:
+    """Raise IntegrityError for a matrix that names no tensor of the model, or layers that it does not have."""
+    known = [name for name in matrix.entries if name in names]
+    beyond = [name for name in matrix.entries if layer_of(name) >= n_layer]
+    if known and not beyond:
+        return
+    found = beyond[0] if beyond else next(iter(matrix.entries))
+    raise IntegrityError(
+        f"{path} is the importance matrix of another model: it has {found!r}, {model} does not",
+        hint=f"liquid imatrix -m {model} -f TEXT makes one",
+    )
+
+
 def read_imatrix(path: Path | str) -> Imatrix:
     """Read and check an importance matrix; the same file is read once."""
     path = Path(path)
@@ -50,14 +82,18 @@ def read_imatrix(path: Path | str) -> Imatrix:
 
 @functools.lru_cache(maxsize=1)
 def _read(path: Path, _stamp: int) -> Imatrix:
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                return _read_dat(path)
     with open_gguf(path, require_architecture=False) as f:
-        missing = [key for key in (_DATASETS, _N_CHUNKS, _CHUNK_TOKENS) if key not in f.metadata]
+        missing = [key for key in (DATASETS, N_CHUNKS, CHUNK_TOKENS) if key not in f.metadata]
         if missing:
             raise IntegrityError(f"{path} is no importance matrix: it has no {missing[0]}")
-        datasets, n_chunks = f.metadata[_DATASETS], f.metadata[_N_CHUNKS]
-        if not isinstance(datasets, list) or f.metadata_types[_N_CHUNKS] != (GGUFValueType.UINT32,):
-            raise IntegrityError(f"{path} is no importance matrix: {_DATASETS} or {_N_CHUNKS} is of another type")
-        names = sorted({name.removesuffix(end) for name in f.tensors for end in (_SUMS, _COUNTS) if name.endswith(end)})
+        datasets, n_chunks = f.metadata[DATASETS], f.metadata[N_CHUNKS]
+        if not isinstance(datasets, list) or f.metadata_types[N_CHUNKS] != (GGUFValueType.UINT32,):
+            raise IntegrityError(f"{path} is no importance matrix: {DATASETS} or {N_CHUNKS} is of another type")
+        names = sorted({name.removesuffix(end) for name in f.tensors for end in (SUMS, COUNTS) if name.endswith(end)})
         if not names:
             raise IntegrityError(f"{path} is an importance matrix without entries")
         entries = {name: _weights(f, name) for name in names}
@@ -66,10 +102,10 @@ def _read(path: Path, _stamp: int) -> Imatrix:
 
 def _weights(f: GGUFFile, name: str) -> np.ndarray:
     """Mean squares per input; 1 for an expert that was never asked."""
-    for part in (name + _SUMS, name + _COUNTS):
+    for part in (name + SUMS, name + COUNTS):
         if part not in f.tensors or f.tensors[part].type is not GGMLQuantizationType.F32:
             raise IntegrityError(f"{f.path}: the importance of {name!r} is incomplete, {part!r} is missing or not F32")
-    sums, counts = f.array(name + _SUMS), f.array(name + _COUNTS).ravel()
+    sums, counts = f.array(name + SUMS), f.array(name + COUNTS).ravel()
     if sums.size % counts.size:
         raise IntegrityError(f"{f.path}: {sums.size} sums of {name!r} do not divide by {counts.size} counts")
     if not np.isfinite(sums).all() or not np.isfinite(counts).all():
@@ -77,6 +113,52 @@ def _weights(f: GGUFFile, name: str) -> np.ndarray:
     sums = sums.reshape(counts.size, -1)  # [n_expert, n_per_row]
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]  # [n_expert, 1]
     return np.where(whole > 0, sums / np.where(whole > 0, whole, 1), 1).astype(np.float32).ravel()
+
+
+class _Dat:
+    """A cursor over a .dat file: little-endian i32 counts, names and float32 rows, with nothing that marks it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.data, self.at = path, path.read_bytes(), 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.at >= len(self.data)
+
+    def take(self, n_bytes: int) -> bytes:
+        if not 0 <= n_bytes <= len(self.data) - self.at:
+            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix")
+        self.at += n_bytes
+        return self.data[self.at - n_bytes : self.at]
+
+    def number(self) -> int:
+        return struct.unpack("<i", self.take(4))[0]
+
+    def name(self) -> str:
+        n_bytes = self.number()
+        if n_bytes > _MAX_NAME_BYTES:
+            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix")
+        return self.take(n_bytes).decode("utf-8", "replace")
+
+
+def _read_dat(path: Path) -> Imatrix:
+    dat, entries = _Dat(path), {}
+    n_entries = dat.number()
+    if n_entries < 1:
+        raise IntegrityError(f"{path} is an importance matrix without entries")
+    for _ in range(n_entries):
+        name, n_calls, n_values = dat.name(), dat.number(), dat.number()
+        if n_values < 1:
+            raise IntegrityError(f"{path}: the importance of {name!r} is empty")
+        sums = np.frombuffer(dat.take(4 * n_values), "<f4")
+        if not np.isfinite(sums).all():
+            raise IntegrityError(f"{path}: the importance of {name!r} is not finite")
+        entries[name] = sums / np.float32(n_calls) if n_calls > 0 else sums
+    if dat.is_over:
+        return Imatrix(entries, (), 0)
+    n_chunks = dat.number()
+    dataset = dat.name() if not dat.is_over else ""
+    return Imatrix(entries, (dataset,) if dataset else (), n_chunks)
 
 
 def _clip(text: str) -> str:

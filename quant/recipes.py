@@ -6,6 +6,7 @@ ref: llama.cpp src/llama-quant.cpp, the facts of which these tables restate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gguf import GGMLQuantizationType as T
@@ -56,7 +57,21 @@ Q8_0_BY_ARCHITECTURE = {"glm5-next": ("attn_q_a", "attn_q_b", "nextn.eh_proj")}
 SEVENTY_B = (("llama", 80), ("liquid", 80), ("deci", 80), ("olmo", 80), ("qwen2", 80), ("jais2", 68))
 SEVENTY_B_ONLY_WITH_GQA = ("llama", "liquid")
 # what a type becomes where a row does not divide into its blocks; F16 where that does not fit either
-FALLBACK = {T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0}
+FALLBACK = {
+    **dict.fromkeys((T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S, T.IQ4_XS), T.IQ4_NL),
+    **dict.fromkeys((T.Q2_K, T.Q3_K, T.TQ1_0, T.TQ2_0), T.Q4_0),
+    T.Q4_K: T.Q5_0,
+    T.Q5_K: T.Q5_1,
+    T.Q6_K: T.Q8_0,
+}
+if "Q2_0" in T.__members__:
+    FALLBACK[T["Q2_0"]] = T.Q4_0
+# of the output matrix, where it is not Q6_K
+OUTPUT = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"), T.Q5_K),
+    "MXFP4_MOE": T.Q8_0,
+    "Q8_0": T.Q8_0,
+}
 # depth tensor -> the feed-forward tensors of its layer whose type it takes, the first that is there
 FOLLOWS = {
     "depth_skip_gate": ("ffn_gate", "ffn_gate_exps", "ffn_up", "ffn_up_exps"),
@@ -72,8 +87,19 @@ class Facts:
     architecture: str
     n_layer: int
     n_expert: int
+    n_gqa: int  # heads that share one key, in the first layer
     is_70b: bool
     has_imatrix: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands among those of its category."""
+
+    i: int = 0  # its layer in a model with experts, else how many came before
+    n: int = 0
+    seen: int = 0  # how many came before
+    n_matrices: int = 1  # of a stack of experts
 
 
 @dataclass(frozen=True)
@@ -89,44 +115,123 @@ def _row(kind: T, *conditions: str) -> Row:
 
 
 _EIGHT_EXPERTS = _row(T.Q8_0, "eight_experts")
-_ATTN_K = (_EIGHT_EXPERTS,)
+_SHARED_70B, _SHARED = _row(T.Q5_K, "70b", "gqa4"), _row(T.Q4_K, "gqa4")
+_OUTPUT_8X = _row(T.Q5_K, "eight_experts", "not_falcon")
+_USUAL = {"attn_v": (_EIGHT_EXPERTS,), "attn_k": (_EIGHT_EXPERTS,)}
+
+
+def _two_bits(small: T, output: T | None, embeddings: T) -> dict[str, tuple[Row, ...]]:
+    """The recipe that the types of 1 and 2 bits from a codebook share."""
+    return {
+        "token_embd": (_row(embeddings),),
+        "attn_v": (_row(T.Q4_K, "gqa4"), _row(T.Q4_K, "four_experts"), _row(small)),
+        "attn_k": (_row(T.Q4_K, "eight_experts"),),
+        "attn_output": (_row(T.Q5_K, "eight_experts"), *([_row(output)] if output is not None else [])),
+        "ffn_down": (_row(small, "first_eighth_seen"),),
+    }
+
+
 # file type -> category -> rows; a category without a row that holds gets the file type's default
 RULES: dict[str, dict[str, tuple[Row, ...]]] = {
-    "Q4_0": {
-        "attn_v": (_EIGHT_EXPERTS,),
-        "attn_k": _ATTN_K,
-        "ffn_down": (_row(T.Q4_1, "imatrix", "first_eighth"),),
+    "IQ1_S": _two_bits(T.Q2_K, T.IQ2_XXS, T.Q2_K),
+    "IQ1_M": _two_bits(T.Q2_K, T.IQ2_XXS, T.Q2_K),
+    "IQ2_XXS": _two_bits(T.Q2_K, None, T.Q2_K),
+    "IQ2_XS": _two_bits(T.Q2_K, None, T.Q2_K),
+    "IQ2_S": _two_bits(T.IQ3_S, T.IQ3_S, T.IQ3_S),
+    "IQ2_M": _two_bits(T.IQ3_S, T.IQ3_S, T.IQ3_S),
+    **{name: {**_USUAL, "token_embd": (_row(T.Q4_K),)} for name in ("TQ1_0", "TQ2_0", "Q2_0")},
+    "Q1_0": _USUAL,
+    "Q2_K": {
+        **_USUAL,
+        "attn_v": (_EIGHT_EXPERTS, _SHARED_70B, _SHARED, _row(T.Q5_K, "70b"), _row(T.Q3_K)),
+        "attn_output": (_OUTPUT_8X, _row(T.Q3_K, "not_falcon")),
+        "ffn_down": (_row(T.Q3_K),),
     },
-    "Q4_1": {"attn_v": (_EIGHT_EXPERTS,), "attn_k": _ATTN_K},
-    "Q5_0": {
-        "attn_v": (_EIGHT_EXPERTS,),
-        "attn_k": _ATTN_K,
-        "ffn_down": (_row(T.Q5_1, "imatrix", "first_eighth"),),
+    "Q2_K_S": {
+        **_USUAL,
+        "attn_v": (_EIGHT_EXPERTS, _SHARED_70B, _SHARED),
+        "ffn_down": (_row(T.Q4_K, "first_eighth"),),
     },
-    "Q5_1": {"attn_v": (_EIGHT_EXPERTS,), "attn_k": _ATTN_K},
+    "IQ3_XXS": {
+        "token_embd": (_row(T.IQ3_S),),
+        "attn_v": (_EIGHT_EXPERTS, _SHARED_70B, _SHARED, _row(T.IQ3_S, "no_imatrix")),
+        "attn_k": (_EIGHT_EXPERTS, _row(T.IQ2_S)),
+        "attn_q": (_row(T.IQ2_S),),
+        "attn_output": (_OUTPUT_8X, _row(T.IQ3_S, "not_falcon")),
+        "ffn_down": (_row(T.Q4_K, "no_imatrix", "first_eighth"), _row(T.Q3_K, "no_imatrix")),
+    },
+    "IQ3_XS": {
+        "attn_v": (_EIGHT_EXPERTS, _SHARED_70B, _SHARED),
+        "attn_k": (_EIGHT_EXPERTS, _row(T.IQ3_XXS)),
+        "attn_q": (_row(T.IQ3_XXS),),
+        "attn_output": (_OUTPUT_8X,),
+        "ffn_gate": (_row(T.IQ3_XXS, "middle"),),
+        "ffn_up": (_row(T.IQ3_XXS, "middle"),),
+    },
+    "IQ3_S": {**_USUAL, "attn_v": (_EIGHT_EXPERTS, _SHARED_70B, _SHARED), "attn_output": (_OUTPUT_8X,)},
+    "IQ3_M": {
+        **_USUAL,
+        "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K, "70b"), _row(T.Q4_K)),
+        "attn_output": (_OUTPUT_8X, _row(T.Q4_K, "not_falcon")),
+        "ffn_down": (_row(T.Q4_K, "first_eighth"), _row(T.Q4_K, "eight_experts", "more_bits")),
+    },
+    "Q3_K_S": {**_USUAL, "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K, "70b")), "attn_output": (_OUTPUT_8X,)},
+    "Q3_K_M": {
+        **_USUAL,
+        "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K, "first_two"), _row(T.Q5_K, "70b"), _row(T.Q4_K)),
+        "attn_output": (_OUTPUT_8X, _row(T.Q4_K, "not_falcon")),
+        "ffn_down": (
+            _row(T.Q5_K, "first_sixteenth"),
+            _row(T.Q4_K, "not_falcon"),
+            _row(T.Q4_K, "more_bits"),
+        ),
+    },
+    "Q3_K_L": {
+        **_USUAL,
+        "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K)),
+        "attn_output": (_row(T.Q4_K, "falcon"), _row(T.Q5_K, "not_eight_experts")),
+        "ffn_down": (_row(T.Q4_K, "falcon"), _row(T.Q5_K)),
+    },
+    **{
+        name: {
+            **_USUAL,
+            "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K, "gqa4")),
+            "attn_output": (_OUTPUT_8X,),
+            "ffn_down": (_row(T.Q5_K, "no_imatrix", "first_eighth"),),
+        }
+        for name in ("IQ4_XS", "IQ4_NL")
+    },
+    "MXFP4_MOE": {
+        **{name: (_row(T.MXFP4, "stacked"), _row(T.Q8_0)) for name in ("ffn_up", "ffn_gate", "ffn_down")},
+        "*": (_row(T.MXFP4, "stacked", "not_bailingmoe3"), _row(T.Q8_0)),
+    },
+    "Q4_0": {**_USUAL, "ffn_down": (_row(T.Q4_1, "imatrix", "first_eighth"),)},
+    "Q4_1": _USUAL,
+    "Q5_0": {**_USUAL, "ffn_down": (_row(T.Q5_1, "imatrix", "first_eighth"),)},
+    "Q5_1": _USUAL,
     "Q4_K_S": {
+        **_USUAL,
         "attn_v": (_EIGHT_EXPERTS, _row(T.Q5_K, "first_four"), _row(T.Q5_K, "70b")),
-        "attn_k": _ATTN_K,
-        "attn_output": (_row(T.Q5_K, "eight_experts", "not_falcon"),),
+        "attn_output": (_OUTPUT_8X,),
         "ffn_down": (_row(T.Q5_K, "not_falcon", "first_eighth"),),
     },
     "Q4_K_M": {
+        **_USUAL,
         "attn_v": (_EIGHT_EXPERTS, _row(T.Q6_K, "more_bits"), _row(T.Q5_K, "70b")),
-        "attn_k": _ATTN_K,
-        "attn_output": (_row(T.Q5_K, "eight_experts", "not_falcon"),),
+        "attn_output": (_OUTPUT_8X,),
         "ffn_down": (
             _row(T.Q6_K, "falcon", "first_sixteenth"),
             _row(T.Q5_K, "falcon", "more_bits"),
             _row(T.Q6_K, "not_falcon", "more_bits"),
         ),
     },
-    "Q5_K_S": {"attn_v": (_EIGHT_EXPERTS,), "attn_k": _ATTN_K},
+    "Q5_K_S": _USUAL,
     "Q5_K_M": {
+        **_USUAL,
         "attn_v": (_EIGHT_EXPERTS, _row(T.Q6_K, "more_bits")),
-        "attn_k": _ATTN_K,
         "ffn_down": (_row(T.Q6_K, "more_bits"),),
     },
-    "Q6_K": {"attn_v": (_EIGHT_EXPERTS,), "attn_k": _ATTN_K},
+    "Q6_K": _USUAL,
     "Q8_0": {},
 }
 
@@ -136,16 +241,25 @@ def more_bits(i: int, n: int) -> bool:
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
-CONDITIONS = {
-    "more_bits": lambda facts, i, n: more_bits(i, n),
-    "first_eighth": lambda facts, i, n: i < n // 8,
-    "first_sixteenth": lambda facts, i, n: i < n // 16,
-    "first_four": lambda facts, i, n: i < 4,
-    "eight_experts": lambda facts, i, n: facts.n_expert == 8,
-    "70b": lambda facts, i, n: facts.is_70b,
-    "imatrix": lambda facts, i, n: facts.has_imatrix,
-    "falcon": lambda facts, i, n: facts.architecture == "falcon",
-    "not_falcon": lambda facts, i, n: facts.architecture != "falcon",
+CONDITIONS: dict[str, Callable[[Facts, Place], bool]] = {
+    "more_bits": lambda facts, at: more_bits(at.i, at.n),
+    "first_eighth": lambda facts, at: at.i < at.n // 8,
+    "first_eighth_seen": lambda facts, at: at.seen < at.n // 8,
+    "first_sixteenth": lambda facts, at: at.i < at.n // 16,
+    "middle": lambda facts, at: at.n // 8 <= at.i < 7 * at.n // 8,
+    "first_two": lambda facts, at: at.seen < 2,
+    "first_four": lambda facts, at: at.seen < 4,
+    "stacked": lambda facts, at: at.n_matrices > 1,
+    "four_experts": lambda facts, at: facts.n_expert >= 4,
+    "eight_experts": lambda facts, at: facts.n_expert == 8,
+    "not_eight_experts": lambda facts, at: facts.n_expert != 8,
+    "gqa4": lambda facts, at: facts.n_gqa >= 4,
+    "70b": lambda facts, at: facts.is_70b,
+    "imatrix": lambda facts, at: facts.has_imatrix,
+    "no_imatrix": lambda facts, at: not facts.has_imatrix,
+    "falcon": lambda facts, at: facts.architecture == "falcon",
+    "not_falcon": lambda facts, at: facts.architecture != "falcon",
+    "not_bailingmoe3": lambda facts, at: facts.architecture != "bailingmoe3",
 }
 
 
@@ -172,16 +286,17 @@ def kept(name: str, shape: tuple[int, ...], architecture: str, leave_output_tens
     return None
 
 
-def choose(file_type: str, default: T, kind: str, facts: Facts, i: int, n: int) -> tuple[T, str]:
-    """The type of a tensor of category `kind`, the i-th of n, and why."""
-    for row in RULES[file_type].get(kind, ()):
-        if all(CONDITIONS[condition](facts, i, n) for condition in row.conditions):
-            return row.type, f"{kind}: {', '.join(row.conditions)}"
+def choose(file_type: str, default: T, kind: str, facts: Facts, at: Place) -> tuple[T, str]:
+    """The type of a tensor of category `kind` at its place, and why."""
+    rules = RULES[file_type]
+    for row in rules.get(kind, rules.get("*", ())):
+        if all(CONDITIONS[condition](facts, at) for condition in row.conditions):
+            return row.type, ": ".join(filter(None, (kind, ", ".join(row.conditions))))
     return default, "default"
 
 
-def output_type(default: T, architecture: str, fits: bool) -> tuple[T, str]:
+def output_type(file_type: str, architecture: str, fits: bool) -> tuple[T, str]:
     """For the output matrix, or the token embeddings that double as one."""
-    if architecture == "falcon" or not fits or default is T.Q8_0:
+    if architecture == "falcon" or not fits:
         return T.Q8_0, "output"
-    return T.Q6_K, "output"
+    return OUTPUT.get(file_type, T.Q6_K), "output"

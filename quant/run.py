@@ -1,48 +1,63 @@
 """Carry out a plan: read rows, turn them into blocks in several threads, write them in order, hash while writing.
 
 Knows files and threads. Every row is quantized by ggml itself and rows do not depend on each other, so the bytes do not
-depend on the number of threads. The output is whole or absent.
+depend on the number of threads, nor on where a stopped job went on. Outputs are whole or absent.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
+import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType as T
 
-from liquidcli.errors import IntegrityError, UsageError
-from liquidcli.files import atomic_output
+from liquidcli.errors import IntegrityError, Interrupted, UsageError
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.llama import ggml
 
-from .container import header_bytes
-from .imatrix import Imatrix, read_imatrix
-from .plan import Plan, TensorPlan
+from .imatrix import Imatrix, importance, read_imatrix
+from .parts import Part
+from .plan import Plan, ShardPlan, TensorPlan
 
 _CHUNK_ELEMENTS = 1 << 20  # 4 MiB as float32
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+_FORMAT = 1  # of the journal: a job of another format starts anew
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Result:
     plan: Plan
-    output: Path
+    outputs: tuple[Path, ...]  # one, or the files of a split model
     size_bytes: int
-    sha256: str
+    sha256s: tuple[str, ...]
+    resumed_bytes: int  # taken over from a run that was stopped
     seconds: float
 
+    @property
+    def output(self) -> Path:
+        return self.outputs[0]
+
+    @property
+    def sha256(self) -> str:
+        return self.sha256s[0]
+
     def as_json(self) -> dict[str, Any]:
-        extra = {"output": str(self.output), "sha256": self.sha256, "seconds": round(self.seconds, 3)}
+        extra: dict[str, Any] = {"output": str(self.output), "sha256": self.sha256, "seconds": round(self.seconds, 3)}
+        extra["resumed_bytes"] = self.resumed_bytes
+        if len(self.outputs) > 1:
+            files = zip(self.outputs, self.sha256s, strict=True)
+            extra["outputs"] = [{"output": str(path), "sha256": digest} for path, digest in files]
         return {**self.plan.as_json(), "size_bytes": self.size_bytes, **extra}
 
 
@@ -53,22 +68,68 @@ class _Piece:
     tensor: TensorPlan
     raw: np.ndarray  # [n_bytes] uint8, a view of the input
     importance: np.ndarray | None  # [n_per_row] float32
-    is_last: bool
+    padding: int  # bytes after it, where it ends its tensor
 
 
 def run(
     plan: Plan, out: Path | str, *, n_threads: int | None = None, progress: Progress | None = None
 ) -> Result:
-    """Write `plan` to `out`; on failure or Ctrl-C nothing is left behind."""
-    out, start = Path(out), time.monotonic()
+    """Write `plan` to `out`. A failure leaves nothing behind; a long job that was stopped goes on when run again."""
+    start = time.monotonic()
     if n_threads is not None and n_threads < 1:
         raise UsageError(f"{n_threads} threads cannot work, at least 1 is needed")
-    with open_gguf(plan.input) as f:
+    check_importance(plan)
+    with open_gguf(plan.input) as f, contextlib.ExitStack() as undo:
         _check_same_input(plan, f)
-        _check_apart(f, out)
-        with atomic_output(out, plan.size_bytes) as part, part.open("wb") as file:
-            size_bytes, digest = _write(plan, f, file, n_threads or _n_cores(), progress)
-    return Result(plan, out, size_bytes, digest, time.monotonic() - start)
+        outputs = output_paths(plan, Path(out))
+        for path in outputs:
+            _check_apart(f, path)
+        writer = _Writer(plan, f, n_threads or _n_cores(), progress)
+        parts = []
+        for shard, path in zip(plan.shards, outputs, strict=True):
+            parts.append(Part(path, shard.size_bytes, writer.job(shard)))
+            undo.push(_leave(parts[-1]))
+        resumed_bytes = sum(part.offset for part in parts)
+        for shard, part in zip(plan.shards, parts, strict=True):
+            writer.write(shard, part)
+        for part in parts:
+            part.publish()
+        undo.pop_all()
+    sizes, hashes = sum(part.offset for part in parts), tuple(part.digest.hexdigest() for part in parts)
+    return Result(plan, tuple(outputs), sizes, hashes, resumed_bytes, time.monotonic() - start)
+
+
+def output_paths(plan: Plan, out: Path) -> list[Path]:
+    """`out`, or the files of a split model named after it as llama.cpp names them."""
+    if not plan.options.keep_split:
+        return [out]
+    stem, n = out.name.removesuffix(".gguf"), len(plan.shards)
+    return [out.with_name(f"{stem}-{no + 1:05d}-of-{n:05d}.gguf") for no in range(n)]
+
+
+def check_importance(plan: Plan) -> None:
+    if not plan.without_importance:
+        return
+    name = plan.without_importance[0]
+    kind = next(tensor.type.name for tensor in plan.tensors if tensor.name == name)
+    if plan.imatrix is None:
+        found = f"{plan.type.name} makes {kind} of {name!r}, which is garbage without an importance matrix"
+    else:
+        found = f"{plan.imatrix} says nothing of {name!r}, and as {kind} it would be garbage without that"
+    raise UsageError(found, hint=f"liquid imatrix -m {plan.input} -f TEXT, then --imatrix FILE")
+
+
+def _leave(part: Part) -> Callable[..., bool]:
+    """What to do with a part when its job ends early."""
+
+    def leave(kind: type | None, error: BaseException | None, _trace: object) -> bool:
+        if kind is not None and issubclass(kind, (KeyboardInterrupt, Interrupted)) and part.is_saved:
+            part.keep()
+            raise Interrupted("stopped; the same command goes on from there", hint=f"or delete {part.path}") from error
+        part.abandon()
+        return False
+
+    return leave
 
 
 def _n_cores() -> int:
@@ -86,35 +147,38 @@ def _check_apart(f: GGUFFile, out: Path) -> None:
         raise UsageError(f"{out} is the input itself", hint="name another output file")
 
 
-def _write(
-    plan: Plan, f: GGUFFile, file: BinaryIO, n_threads: int, progress: Progress | None
-) -> tuple[int, str]:
-    digest, done, size_bytes, tensor_bytes = hashlib.sha256(), 0, 0, 0
+class _Writer:
+    """One run's work on its files, one after the other."""
 
-    def write(data: bytes | memoryview) -> None:
-        nonlocal size_bytes
-        file.write(data)
-        digest.update(data)
-        size_bytes += len(data)
+    def __init__(self, plan: Plan, f: GGUFFile, n_threads: int, progress: Progress | None) -> None:
+        self.plan, self.f, self.n_threads, self.progress = plan, f, n_threads, progress
+        self.imatrix = read_imatrix(plan.imatrix) if plan.imatrix else None
+        self.read_bytes = 0
 
-    write(header_bytes(plan.keys, plan.tensors, plan.alignment))
-    imatrix = read_imatrix(plan.imatrix) if plan.imatrix else None
-    for piece, made in _in_order(_pieces(plan, f, imatrix), n_threads):
-        write(made.data)
-        tensor_bytes += made.size
-        done += piece.raw.size
-        if piece.is_last:
-            _check_size(piece.tensor, tensor_bytes)
-            write(bytes(-tensor_bytes % plan.alignment))
-            tensor_bytes = 0
-        if progress:
-            progress(done, plan.source_bytes, piece.tensor.name)
-    return size_bytes, digest.hexdigest()
+    def job(self, shard: ShardPlan) -> str:
+        """The same for two runs exactly when they write the same bytes."""
+        files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.f.paths]
+        weights = hashlib.sha256(self.plan.imatrix.read_bytes()).hexdigest() if self.plan.imatrix else None
+        head = hashlib.sha256(shard.head).hexdigest()
+        return json.dumps([_FORMAT, _CHUNK_ELEMENTS, files, head, weights, ggml.stamp()])
 
-
-def _check_size(tensor: TensorPlan, made_bytes: int) -> None:
-    if made_bytes != tensor.size_bytes:
-        raise IntegrityError(f"{tensor.name!r} became {made_bytes} bytes, {tensor.size_bytes} were planned")
+    def write(self, shard: ShardPlan, part: Part) -> None:
+        if part.offset == 0:
+            part.write(shard.head)
+        pieces = _pieces(shard, self.f, self.imatrix)
+        for piece in itertools.islice(pieces, part.done):
+            self.read_bytes += piece.raw.size
+        for done, (piece, made) in enumerate(_in_order(pieces, self.n_threads), part.done + 1):
+            part.write(made.data)
+            part.write(bytes(piece.padding))
+            part.reached(done)
+            self.f.forget(piece.raw)
+            self.read_bytes += piece.raw.size
+            if self.progress:
+                self.progress(self.read_bytes, self.plan.source_bytes, piece.tensor.name)
+        if part.offset != shard.size_bytes:
+            raise IntegrityError(f"{part.target} became {part.offset} bytes, {shard.size_bytes} were planned")
+        part.seal()
 
 
 def _in_order(pieces: Iterator[_Piece], n_threads: int) -> Iterator[tuple[_Piece, np.ndarray]]:
@@ -133,35 +197,21 @@ def _in_order(pieces: Iterator[_Piece], n_threads: int) -> Iterator[tuple[_Piece
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pieces(plan: Plan, f: GGUFFile, imatrix: Imatrix | None) -> Iterator[_Piece]:
+def _pieces(shard: ShardPlan, f: GGUFFile, imatrix: Imatrix | None) -> Iterator[_Piece]:
     """Cut every tensor into rows; a piece never holds rows of two experts, for each has its own importance."""
-    for tensor in plan.tensors:
+    for tensor in shard.tensors:
         raw = f.raw(tensor.name)
         n_per_row, n_rows = tensor.shape[0], tensor.shape[1] if len(tensor.shape) > 1 else 1
-        weights = _importance(tensor, imatrix) if tensor.type is not tensor.source_type else None
-        matrices = raw.reshape(-1, n_rows, raw.size * n_per_row // _n_elements(tensor))  # [n_expert, n_rows, row bytes]
+        is_changed = imatrix is not None and tensor.type is not tensor.source_type
+        weights = importance(imatrix, tensor.name, tensor.shape) if is_changed else None
+        matrices = raw.reshape(-1, n_rows, raw.size * n_per_row // tensor.n_elements)  # [n_expert, n_rows, row bytes]
         step = max(1, _CHUNK_ELEMENTS // n_per_row)
         for expert, matrix in enumerate(matrices):
             own = weights[expert * n_per_row : (expert + 1) * n_per_row] if weights is not None else None
             for row in range(0, n_rows, step):
                 is_last = expert == len(matrices) - 1 and row + step >= n_rows
-                yield _Piece(tensor, matrix[row : row + step].reshape(-1), own, is_last)
-
-
-def _n_elements(tensor: TensorPlan) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64))
-
-
-def _importance(tensor: TensorPlan, imatrix: Imatrix | None) -> np.ndarray | None:
-    weights = imatrix.entries.get(tensor.name) if imatrix else None
-    if weights is None:
-        return None
-    expected = tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
-    if weights.size == expected:
-        return weights
-    if tensor.name in _EMBEDDINGS:
-        return None
-    raise IntegrityError(f"the imatrix has {weights.size} weights for {tensor.name!r}, {expected} were expected")
+                padding = -tensor.size_bytes % shard.alignment if is_last else 0
+                yield _Piece(tensor, matrix[row : row + step].reshape(-1), own, padding)
 
 
 def _make(piece: _Piece) -> np.ndarray:  # [n_bytes] uint8

@@ -1,42 +1,95 @@
-"""Every type's size for one model, and the largest that fits.
+"""Every type's size for one model, and the one to take for a budget.
 
-Knows budgets in bytes of file. Knows nothing of the memory a context takes on top.
+Knows budgets in bytes and in bits per weight. What else takes memory is told by the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from liquidcli.amounts import parse_size
-from liquidcli.errors import MemoryFitError
-from liquidcli.gguf_file import open_gguf
+from liquidcli.amounts import parse_size, size_text
+from liquidcli.errors import LiquidError, MemoryFitError, UsageError
+from liquidcli.gguf_file import GGUFFile, open_gguf
 
-from .plan import Options, Plan, plan_file
-from .types import FILE_TYPES, OFFERED
+from .options import Options
+from .plan import Plan, plan_file
+from .types import FILE_TYPES, OFFERED, TRAINED_FOR
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and why it and no other."""
+
+    plan: Plan
+    reason: str
 
 
 def plan_every_type(path: Path | str, options: Options = Options(), imatrix: Path | None = None) -> list[Plan]:
     """A plan for each type on offer, smallest file first. Sizes only: whether requantizing is allowed is not asked."""
-    options = replace(options, allow_requantize=True)
     with open_gguf(path) as f:
-        plans = [plan_file(f, FILE_TYPES[name], options, imatrix) for name in OFFERED]
+        return plans_of(f, options, imatrix)
+
+
+def plans_of(f: GGUFFile, options: Options = Options(), imatrix: Path | None = None) -> list[Plan]:
+    options = replace(options, allow_requantize=True)
+    plans = [plan_file(f, FILE_TYPES[name], options, imatrix) for name in OFFERED]
     return sorted(plans, key=lambda plan: plan.size_bytes)
 
 
-def largest_that_fits(plans: Sequence[Plan], budget_bytes: int) -> Plan:
+def largest_that_fits(
+    plans: Sequence[Plan], budget_bytes: int, needed_bytes: Callable[[Plan], int] = lambda plan: plan.size_bytes
+) -> Choice:
     """Of plans sorted by size, the last within the budget; of two equally large ones the first, F16 before BF16."""
-    fitting = [plan for plan in plans if plan.size_bytes <= budget_bytes]
+    open_ones = _usable(plans)
+    fitting = [plan for plan in open_ones if needed_bytes(plan) <= budget_bytes]
     if not fitting:
-        least = plans[0]
+        least = open_ones[0]
         raise MemoryFitError(
-            f"{least.type.name}, the smallest type, makes {least.size_bytes / 1e9:.3f} GB of {least.input.name}, "
-            f"the budget is {budget_bytes / 1e9:.3f} GB"
+            f"{least.type.name}, the smallest type, needs {size_text(needed_bytes(least))} for {least.input.name}, "
+            f"the budget is {size_text(budget_bytes)}",
+            hint=_smaller_hint(plans, lambda plan: needed_bytes(plan) <= budget_bytes),
         )
-    return max(fitting, key=lambda plan: plan.size_bytes)
+    best = max(fitting, key=lambda plan: plan.size_bytes)
+    above = [plan for plan in open_ones if plan.size_bytes > best.size_bytes]
+    reason = f"{best.type.name} needs {size_text(needed_bytes(best))} of {size_text(budget_bytes)}"
+    if above:
+        reason += f"; {above[0].type.name}, the next, would need {size_text(needed_bytes(above[0]))}"
+    return Choice(best, reason)
+
+
+def closest_below(plans: Sequence[Plan], target_bpw: float) -> Choice:
+    """Of plans sorted by size, the last with at most so many bits per weight, over the whole file."""
+    if not target_bpw > 0:
+        raise UsageError(f"{target_bpw} bits per weight cannot be", hint="for example --target-bpw 4.5")
+    open_ones = _usable(plans)
+    fitting = [plan for plan in open_ones if plan.bits_per_weight <= target_bpw]
+    if not fitting:
+        least = open_ones[0]
+        raise LiquidError(
+            f"{least.type.name}, the smallest type, takes {least.bits_per_weight:.2f} bits per weight of "
+            f"{least.input.name}, at most {target_bpw:g} were asked for",
+            hint=_smaller_hint(plans, lambda plan: plan.bits_per_weight <= target_bpw),
+        )
+    best = max(fitting, key=lambda plan: plan.size_bytes)
+    above = [plan for plan in open_ones if plan.size_bytes > best.size_bytes]
+    reason = f"{best.type.name} takes {best.bits_per_weight:.3f} bits per weight of {target_bpw:g}"
+    if above:
+        reason += f"; {above[0].type.name}, the next, would take {above[0].bits_per_weight:.3f}"
+    return Choice(best, reason)
+
+
+def _usable(plans: Sequence[Plan]) -> list[Plan]:
+    """Without types that only models trained for them survive, and without those that want an importance matrix."""
+    return [plan for plan in plans if plan.type.name not in TRAINED_FOR and not plan.needs_imatrix]
+
+
+def _smaller_hint(plans: Sequence[Plan], fits: Callable[[Plan], bool]) -> str | None:
+    names = [plan.type.name for plan in plans if plan.needs_imatrix and fits(plan)]
+    return f"with --imatrix FILE, {names[-1]} would do; liquid imatrix makes one" if names else None
 
 
 def budget_bytes(text: str) -> int:
     """`8G` and `8GiB` are 8 * 2^30, `8GB` is 8 * 10^9."""
-    return parse_size(text, "for example --fit 8G or --fit 500M")
+    return parse_size(text, hint="for example --fit 8G or --fit 500M")

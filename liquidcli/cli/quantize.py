@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from ..ui.console import out
-from .options import DryRun, Json, option
-
-if TYPE_CHECKING:
-    from ..quant import Plan
+from .options import DryRun, Json, Verbose, option
 
 _SOURCE_SUFFIX = re.compile(
     r"([-._](F32|F16|FP16|FP32|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*))?(-\d{5}-of-\d{5})?$", re.IGNORECASE
@@ -29,24 +26,43 @@ def _refuse_q(given: bool) -> None:
 
 Words = Annotated[list[str], typer.Argument(metavar="IN [OUT] TYPE [NTHREADS]", show_default=False)]
 Imatrix = Annotated[
-    Path | None, option("--imatrix", metavar="FILE", help="Importance matrix, as llama-imatrix writes it.")
+    Path | None,
+    option("--imatrix", metavar="FILE", help="Importance matrix, as liquid imatrix or llama-imatrix makes it."),
 ]
 TensorType = Annotated[
     list[str] | None,
     option("--tensor-type", metavar="RE=TYPE", help="This type for tensors whose name matches; repeatable."),
 ]
+TensorTypeFile = Annotated[
+    list[Path] | None, option("--tensor-type-file", metavar="FILE", help="RE=TYPE words, one after the other.")
+]
 OutputType = Annotated[str | None, option("--output-tensor-type", metavar="TYPE", help="This type for output.weight.")]
 EmbeddingType = Annotated[
     str | None, option("--token-embedding-type", metavar="TYPE", help="This type for the embeddings.")
 ]
+OverrideKV = Annotated[
+    list[str] | None, option("--override-kv", metavar="KEY=TYPE:VALUE", help="Write this key so; repeatable.")
+]
+KeepSplit = Annotated[bool, option("--keep-split", help="As many files as IN has, instead of one.")]
 Leave = Annotated[bool, option("--leave-output-tensor", help="Leave output.weight as it is.")]
 Pure = Annotated[bool, option("--pure", help="The same type for every matrix.")]
 Requantize = Annotated[
     bool, option("--allow-requantize", help="Quantize again what is quantized already; costs quality.")
 ]
-All = Annotated[bool, option("--all", help="With --dry-run: the size of every type.")]
+All = Annotated[bool, option("--all", help="A table of every type: size, memory, does it fit here; writes nothing.")]
 Fit = Annotated[
-    str | None, option("--fit", metavar="SIZE", help="Instead of a TYPE: the largest whose file fits, like 8G.")
+    str | None,
+    option(
+        "--fit", metavar="SIZE|auto", help="Instead of a TYPE: the largest within 8G, or within this machine's memory."
+    ),
+]
+TargetBpw = Annotated[
+    float | None,
+    option("--target-bpw", metavar="N", help="Instead of a TYPE: the largest with at most N bits per weight."),
+]
+FitCtx = Annotated[
+    int,
+    option("-c", "--ctx-size", metavar="N", min=0, help="--all, --fit: count the memory of a context of N tokens too."),
 ]
 LongQuiet = Annotated[bool, option("--quiet", help="Only results, no talk.")]
 RefuseQ = Annotated[bool, option("-q", "--quantize", help="", hidden=True, is_eager=True, callback=_refuse_q)]
@@ -66,50 +82,70 @@ def quantize(
     words: Words,
     imatrix: Imatrix = None,
     tensor_type: TensorType = None,
+    tensor_type_file: TensorTypeFile = None,
     output_tensor_type: OutputType = None,
     token_embedding_type: EmbeddingType = None,
     leave_output_tensor: Leave = False,
     pure: Pure = False,
     allow_requantize: Requantize = False,
+    keep_split: KeepSplit = False,
+    override_kv: OverrideKV = None,
     dry_run: DryRun = False,
     all: All = False,
     fit: Fit = None,
+    target_bpw: TargetBpw = None,
+    n_ctx: FitCtx = 0,
+    verbose: Verbose = False,
     json: Json = False,
     quiet: LongQuiet = False,
     q: RefuseQ = False,
 ) -> None:
     """Make a model file smaller. IN is a file or a stored model.
 
-    TYPE is Q4_0 Q4_1 Q4_K_S Q4_K_M Q5_0 Q5_1 Q5_K_S Q5_K_M Q6_K Q8_0 F16 BF16 or F32, or its number. OUT lies beside IN
-    and is named after it if it is not given; its path is printed.
+    TYPE is a name as in llama-quantize, like Q4_K_M, Q8_0 or IQ3_XXS, or its number; --all lists them with their sizes.
+    OUT lies beside IN and is named after it if it is not given; its path is printed. A job of
+    hours that was stopped goes on when the same command is typed again.
     """
     from .. import quant
     from ..hub.resolve import resolve_model
+    from .quantize_shown import show_plan, show_result
 
     out.configure(json=json, quiet=quiet)
-    request = sort_words(words, needs_type=not (all or fit))
-    if all and (fit or request.output or request.n_threads or not dry_run):
-        raise UsageError("--all only lists sizes", hint="liquid quantize IN --all --dry-run")
+    is_chosen = fit is not None or target_bpw is not None
+    request = sort_words(words, needs_type=not (all or is_chosen))
+    if all and (is_chosen or request.output or request.n_threads):
+        raise UsageError("--all only lists sizes", hint="liquid quantize IN --all")
+    if fit is not None and target_bpw is not None:
+        raise UsageError("--fit and --target-bpw both choose the type; one of them is enough")
+    listed = [word for path in tensor_type_file or () for word in quant.words_of_file(path)]
     options = quant.Options(
-        quant.overrides(tensor_type or ()),
+        quant.overrides([*(tensor_type or ()), *listed]),
         quant.optional_tensor_type(output_tensor_type),
         quant.optional_tensor_type(token_embedding_type),
         leave_output_tensor,
         pure,
         allow_requantize,
+        keep_split,
+        quant.key_overrides(override_kv or ()),
     )
     with out.progress(request.source, None) as bar:
         source = resolve_model(request.source, progress=bar.update).path
     if all:
-        _list_sizes(quant.plan_every_type(source, options, imatrix))
+        _list_sizes(source, options, imatrix, n_ctx)
         return
-    name = request.type or _fitting(source, options, imatrix, fit)
+    name, reason = request.type, None
+    if name is None:
+        name, reason = _chosen(source, options, imatrix, fit, target_bpw, n_ctx)
+        out.talk(reason)
     plan = quant.plan_path(source, name, options, imatrix)
     target = request.output or _beside(source, is_file=Path(request.source).is_file(), name=plan.type.name)
     if dry_run:
-        _show_plan(plan, target)
-    else:
-        _carry_out(plan, target, request.n_threads)
+        show_plan(plan, quant.output_paths(plan, target), reason, verbose=verbose)
+        return
+    quant.check_importance(plan)
+    with out.progress(f"quantizing to {plan.type.name}", plan.source_bytes) as bar:
+        result = quant.run(plan, target, n_threads=request.n_threads, progress=bar.update)
+    show_result(result, reason)
 
 
 def sort_words(words: list[str], *, needs_type: bool) -> Request:
@@ -149,11 +185,37 @@ def _thread_count(word: str) -> int:
     return int(word)
 
 
-def _fitting(source: Path, options: Any, imatrix: Path | None, fit: str | None) -> str:
+def _chosen(
+    source: Path, options: Any, imatrix: Path | None, fit: str | None, target_bpw: float | None, n_ctx: int
+) -> tuple[str, str]:
+    """A type's name, and why it."""
     from .. import quant
+    from ..gguf_file import open_gguf
+    from ..runtime.machine import available_bytes
+    from .quantize_shown import memory_at
 
-    plans = quant.plan_every_type(source, options, imatrix)
-    return quant.largest_that_fits(plans, quant.budget_bytes(fit or "")).type.name
+    with open_gguf(source) as f:
+        plans = quant.plans_of(f, options, imatrix)
+        if fit is None:
+            choice = quant.closest_below(plans, target_bpw or 0.0)
+        elif fit.lower() != "auto" and not n_ctx:
+            choice = quant.largest_that_fits(plans, quant.budget_bytes(fit))
+        else:
+            budget = available_bytes() if fit.lower() == "auto" else quant.budget_bytes(fit)
+            if budget is None:
+                raise UsageError("how much memory is available here is unknown", hint="say it: --fit 8G")
+            choice = quant.largest_that_fits(plans, budget, memory_at(f, n_ctx)[1])
+    return choice.plan.type.name, choice.reason
+
+
+def _list_sizes(source: Path, options: Any, imatrix: Path | None, n_ctx: int) -> None:
+    from .. import quant
+    from ..gguf_file import open_gguf
+    from ..runtime.machine import available_bytes
+    from .quantize_shown import memory_at, show_sizes
+
+    with open_gguf(source) as f:
+        show_sizes(quant.plans_of(f, options, imatrix), *memory_at(f, n_ctx), available_bytes())
 
 
 def _beside(source: Path, *, is_file: bool, name: str) -> Path:
@@ -161,45 +223,3 @@ def _beside(source: Path, *, is_file: bool, name: str) -> Path:
     stem = source.name.removesuffix(".gguf")
     stem = _SOURCE_SUFFIX.sub("", stem, count=1) or stem
     return (source.parent if is_file else Path()) / f"{stem}-{name}.gguf"
-
-
-def _list_sizes(plans: list[Plan]) -> None:
-    from ..amounts import size_text
-
-    if out.json_mode:
-        out.json([{**plan.as_json(with_tensors=False), "use": plan.type.use} for plan in plans])
-        return
-    rows = [(p.type.name, size_text(p.size_bytes), f"{p.bits_per_weight:.2f}", p.type.use) for p in plans]
-    out.table(["TYPE", ">SIZE", ">BITS/WEIGHT", "USE"], rows)
-
-
-def _show_plan(plan: Plan, target: Path) -> None:
-    from ..quant import schema
-
-    if out.json_mode:
-        out.json({**plan.as_json(), "output": str(target), "sha256": None, "seconds": None})
-        return
-    out.data(schema(plan))
-    out.talk(f"{target} would have {_figures(plan)}")
-
-
-def _carry_out(plan: Plan, target: Path, n_threads: int | None) -> None:
-    from .. import quant
-
-    with out.progress(f"quantizing to {plan.type.name}", plan.source_bytes) as bar:
-        result = quant.run(plan, target, n_threads=n_threads, progress=bar.update)
-    if out.json_mode:
-        out.json(result.as_json())
-        return
-    out.talk(f"{_figures(plan)}, in {result.seconds:.1f} s, sha256 {result.sha256}")
-    out.data(str(target))
-
-
-def _figures(plan: Plan) -> str:
-    from ..amounts import size_text
-
-    figures = f"{size_text(plan.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
-    if plan.n_fallbacks:
-        tensors = "1 tensor" if plan.n_fallbacks == 1 else f"{plan.n_fallbacks} tensors"
-        figures += f"; {tensors} fell back to a type that divides their rows"
-    return figures

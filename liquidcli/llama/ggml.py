@@ -58,6 +58,12 @@ def library() -> ctypes.CDLL:
     return lib
 
 
+def stamp() -> str:
+    """Tells one build of the library from another without reading it."""
+    about = Path(library()._name).stat()
+    return f"{about.st_size}-{about.st_mtime_ns}"
+
+
 def _folder() -> Path:
     if override := os.environ.get("LLAMA_CPP_LIB_PATH"):
         return Path(override)

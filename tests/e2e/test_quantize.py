@@ -51,21 +51,55 @@ def test_dry_run_writes_nothing(liquid, model, tmp_path):
     assert model.with_name("noise-Q4_K_M.gguf").stat().st_size == told["size_bytes"]
 
 
-def test_sizes_of_every_type(liquid, model):
+def test_sizes_of_every_type(liquid, model, tmp_path):
     told = json.loads(liquid("quantize", model, "--all", "--dry-run", "--json").stdout)
-    assert len(told) == 12 and told[0]["size_bytes"] < told[-1]["size_bytes"]
-    lines = liquid("quantize", model, "--all", "--dry-run").stdout.splitlines()
-    assert lines[0].split() == ["TYPE", "SIZE", "BITS/WEIGHT", "USE"] and len(lines) == 13
-    failed(liquid("quantize", model, "--all"), 2, "--dry-run")
+    assert {row["type"] for row in told[:3]} == {"IQ1_S", "Q1_0", "TQ1_0"} and told[0]["size_bytes"] < told[-1]["size_bytes"]
+    assert {row["type"] for row in told if row["needs_imatrix"]} == {
+        "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"
+    }  # fmt: skip
+    assert all(row["fits"] and row["memory_bytes"] > row["size_bytes"] and row["n_ctx"] == 128 for row in told)
+    lines = liquid("quantize", model, "--all").stdout.splitlines()
+    assert lines[0].split() == ["TYPE", "SIZE", "BITS/WEIGHT", "MEMORY", "FITS", "USE"] and len(lines) == len(told) + 1
+    failed(liquid("quantize", model, tmp_path / "o.gguf", "--all"), 2, "only lists sizes")
 
 
 def test_the_largest_that_fits(liquid, model):
     told = json.loads(liquid("quantize", model, "--all", "--dry-run", "--json").stdout)
     sizes = {plan["type"]: plan["size_bytes"] for plan in told}
     result = liquid("quantize", model, "--fit", sizes["Q6_K"] + 10, "--json")
-    assert json.loads(result.stdout)["type"] == "Q6_K"
+    told = json.loads(result.stdout)
+    assert told["type"] == "Q6_K" and told["size_bytes"] == sizes["Q6_K"] and "Q8_0, the next" in told["chosen"]
+    assert "the next" not in liquid("quantize", model, "--fit", "auto", "--dry-run").stderr
     failed(liquid("quantize", model, "--fit", "1K"), 5, "the smallest type")
     failed(liquid("quantize", model, "Q4_0", "--fit", "1G"), 2, "is a type")
+    tight = sizes["IQ2_XS"] + 10
+    failed(liquid("quantize", model, "--fit", tight), 5, "Q2_K, the smallest type", "--imatrix FILE, IQ2_XS would do")
+
+
+def test_bits_per_weight_choose(liquid, model):
+    told = json.loads(liquid("quantize", model, "--target-bpw", "4.9", "--dry-run", "--json").stdout)
+    assert told["bits_per_weight"] <= 4.9 and told["type"] in told["chosen"] and "would take" in told["chosen"]
+    failed(liquid("quantize", model, "--target-bpw", "1"), 1, "at most 1 were asked for")
+    failed(liquid("quantize", model, "--target-bpw", "-3"), 2, "cannot be")
+    failed(liquid("quantize", model, "--target-bpw", "4", "--fit", "1G"), 2, "both choose")
+
+
+def test_dry_run_of_every_tensor(liquid, model):
+    lines = liquid("quantize", model, "Q4_K_M", "--dry-run", "-v").stdout.splitlines()
+    assert lines[0].split() == ["TENSOR", "SHAPE", "FROM", "TO", "SIZE", "WHY"] and len(lines) == 1 + 3 + 2 * 9
+    assert ["blk.0.attn_q.weight", "256x256", "F16", "Q4_K"] in [line.split()[:4] for line in lines]
+    result = liquid("quantize", model, "IQ2_XXS", "--dry-run")
+    assert result.returncode == 0 and "need --imatrix FILE" in result.stderr
+
+
+def test_types_of_a_file_and_keys(liquid, model, tmp_path):
+    (tmp_path / "types").write_text("attn_v=q8_0\nffn=f16 output=q5_0\n")
+    words = ["--tensor-type-file", tmp_path / "types", "--override-kv", "general.name=str:other"]
+    told = json.loads(liquid("quantize", model, tmp_path / "o.gguf", "Q4_0", *words, "--json").stdout)
+    types = {t["name"]: t["type"] for t in told["tensors"]}
+    assert types["blk.0.attn_v.weight"] == "Q8_0" and types["blk.1.ffn_up.weight"] == "F16"
+    with open_gguf(tmp_path / "o.gguf") as f:
+        assert f.metadata["general.name"] == "other"
 
 
 def test_overrides(liquid, model, tmp_path):
@@ -89,6 +123,10 @@ def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("quantize", model, model, "Q4_0"), 2, "is the input itself")
     failed(liquid("quantize", model, "Q4_0", "many"), 2, "no number of threads")
     failed(liquid("quantize", tmp_path / "none.gguf", "Q4_0"), 3)
+    failed(liquid("quantize", model, "Q4_0", "--tensor-type", "atn_q=q8_0"), 2, "'atn_q' matches none of the 21")
+    failed(liquid("quantize", model, "Q4_0", "--tensor-type-file", tmp_path / "none"), 3, "no file")
+    failed(liquid("quantize", model, "Q4_0", "--override-kv", "a=int:x"), 2, "no int value of a")
+    failed(liquid("quantize", model, "IQ2_XXS"), 2, "garbage without an importance matrix", "liquid imatrix")
     failed(liquid("quantize", tmp_path, "Q4_0"), 2, "is a folder")
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 from liquidcli import quant
+from liquidcli.errors import UsageError
 from liquidcli.gguf_file import GGUFFile, open_gguf
+from liquidcli.quant.types import FILE_TYPES, TENSOR_TYPES
 from tests import gguf_bytes
-from tests.gguf_bytes import FLOAT32, STRING, UINT32
+from tests.gguf_bytes import FLOAT32, INT32, STRING, UINT16, UINT32, GGUFBytes
 from tests.golden.test_recipes import MODELS
-from tests.quant_models import SHAPES, write
+from tests.quant_models import SHAPES, make, write
 
 pytestmark = [
     pytest.mark.oracle,
     pytest.mark.skipif("LIQUID_ORACLE_DIR" not in os.environ, reason="LIQUID_ORACLE_DIR names no unpatched tools"),
 ]
-TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "F16", "BF16", "F32"]
+TYPES = list(FILE_TYPES)
+BLIND = [name for name in TYPES if name.startswith(("IQ1", "IQ2"))] + ["Q2_K_S", "IQ3_XXS", "IQ3_XS"]
 
 
 # [ 3/ 291]  blk.0.attn_k.weight - [ 4096, 1024, 1, 1], type = f16, size = 8.00 MiB -> 2.25 MiB (q4_K)
@@ -67,9 +70,39 @@ def models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [name for name in TYPES if name not in BLIND])
 def test_every_type(models, name, kind, tmp_path):
+    if kind == "Q1_0" and name in ("experts4-512", "odd-320", "tied-320"):
+        pytest.skip("llama-quantize refuses rows that do not divide into blocks of 128; we fall back to F16")
     both(tmp_path, models(name), kind, [])
+
+
+@pytest.mark.parametrize("name", ["dense-256", "gqa4-512", "experts8-256", "experts16-256"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_with_importance(models, importances, name, kind, tmp_path):
+    both(tmp_path, models(name), kind, ["--imatrix", importances(name)], imatrix=importances(name))
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_types_that_need_importance(models, kind, tmp_path):
+    """Where the tool refuses, so do we."""
+    source = models("dense-256")
+    tool = Path(os.environ["LIQUID_ORACLE_DIR"]) / "llama-quantize"
+    done = subprocess.run([tool, source, tmp_path / "theirs.gguf", kind], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "importance matrix" in done.stdout + done.stderr
+    with pytest.raises(UsageError, match="without an importance matrix"):
+        quant.run(quant.plan(source, kind), tmp_path / "ours.gguf")
+
+
+def test_every_tensor_type_is_used_with_its_recipe(models, importances):
+    """What the comparisons above would otherwise not reach."""
+    used = {
+        tensor.type
+        for kind in TYPES
+        for name in ("dense-256", "experts8-256", "gqa4-512")
+        for tensor in quant.plan(models(name), kind, imatrix=importances(name)).tensors
+    }
+    assert used == set(TENSOR_TYPES.values()) - {TENSOR_TYPES["NVFP4"]}
 
 
 COUNTED = r"blk\.[13]\.(ffn_down|attn_v)=q4_1"  # the rules count the tensors that an override leaves to them
@@ -84,6 +117,46 @@ OPTIONS = {
         {"tensor_type": ["FFN_UP=f16", "ffn=q6_k"]},
     ),
 }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TENSOR_TYPES if kind not in ("F32", "NVFP4")])
+def test_every_tensor_type_by_name(models, importances, kind, tmp_path):
+    """NVFP4 is left out: llama-quantize makes it of nothing but a tensor that is NVFP4 already."""
+    words, imatrix = ["--tensor-type", f"ffn_down={kind}"], importances("dense-256")
+    both(tmp_path, models("dense-256"), "Q8_0", ["--imatrix", imatrix, *words], imatrix=imatrix, tensor_type=words[1:])
+
+
+def test_types_from_a_file_and_keys(models, tmp_path):
+    (tmp_path / "types.txt").write_text("attn_q=q8_0\n  ffn_up=q5_k\tblk\\.1\\.=f16\n")
+    keys = ["llama.context_length=int:77", "general.name=str:other", "llama.rope.scale=float:0.1", "liquid.x=bool:true"]
+    words = ["--tensor-type-file", tmp_path / "types.txt", *(word for key in keys for word in ("--override-kv", key))]
+    types = quant.words_of_file(tmp_path / "types.txt")
+    both(tmp_path, models("gqa4-512"), "Q4_K_S", words, tensor_type=types, override_kv=keys)
+
+
+@pytest.mark.parametrize("kind", ["Q4_K_M", "IQ3_M"])
+def test_files_of_a_split_model(models, kind, tmp_path):
+    first = write_shards(tmp_path, 3)
+    plan = quant.plan(first, kind, keep_split=True)
+    result = quant.run(plan, tmp_path / "ours.gguf")
+    upstream("--keep-split", first, tmp_path / "theirs.gguf", kind)
+    theirs = sorted(tmp_path.glob("theirs-*.gguf"))
+    assert [path.name.replace("theirs", "ours") for path in theirs] == [path.name for path in result.outputs]
+    for path in theirs:
+        assert path.read_bytes() == path.with_name(path.name.replace("theirs", "ours")).read_bytes()
+    assert sum(path.stat().st_size for path in theirs) == plan.size_bytes
+
+
+def write_shards(folder: Path, n: int) -> Path:
+    """The dense model in n files, its tensors dealt out as they come."""
+    whole = make(SHAPES["dense-256"])
+    names = list(whole.tensors)
+    for no in range(n):
+        part = names[no * len(names) // n : (no + 1) * len(names) // n]
+        split = {"split.no": (UINT16, no), "split.count": (UINT16, n), "split.tensors.count": (INT32, len(names))}
+        keys = {**(whole.keys if no == 0 else {}), **split}
+        GGUFBytes(keys, {name: whole.tensors[name] for name in part}).write(folder / f"m-{no + 1:05d}-of-{n:05d}.gguf")
+    return folder / f"m-00001-of-{n:05d}.gguf"
 
 
 @pytest.mark.parametrize("words", list(OPTIONS))
@@ -122,7 +195,7 @@ def write_header(path: Path, f: GGUFFile) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("liquid")])
-@pytest.mark.parametrize("kind", TYPES[:-3])
+@pytest.mark.parametrize("kind", TYPES)
 def test_types_of_large_models(name, kind, tmp_path):
     """Eighty layers, eight experts, falcon: rules that the small models above do not reach."""
     said = upstream("--dry-run", write_header(tmp_path / "m.gguf", MODELS[name]), kind)
@@ -156,17 +229,15 @@ def write_imatrix(path: Path, model: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(("dense-256", kind) for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0")),
-        *(("experts8-256", kind) for kind in ("Q4_0", "Q4_K_S", "Q8_0")),
-        ("odd-320", "Q5_K_M"),
-    ],
-)
-def test_imatrix(models, name, kind, tmp_path):
-    imatrix = write_imatrix(tmp_path / "i.gguf", models(name))
-    both(tmp_path, models(name), kind, ["--imatrix", imatrix], imatrix=imatrix)
+@pytest.fixture(scope="module")
+def importances(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("importances")
+
+    def find(name: str) -> Path:
+        path = folder / f"{name}.gguf"
+        return path if path.exists() else write_imatrix(path, models(name))
+
+    return find
 
 
 @pytest.fixture(scope="module")
@@ -178,16 +249,28 @@ def smollm2() -> Path:
     return Path(os.environ.get("LIQUID_SMOLLM2") or resolve_file(ALIAS))
 
 
-@pytest.mark.parametrize("kind", TYPES[:-1])
+@pytest.mark.parametrize("kind", [name for name in TYPES if name not in BLIND])
 def test_smollm2(smollm2, kind, tmp_path):
     both(tmp_path, smollm2, kind, ["--allow-requantize"], allow_requantize=True)
 
 
-def test_imatrix_of_the_real_tool(smollm2, tmp_path):
+@pytest.fixture(scope="module")
+def measured(smollm2, tmp_path_factory):
+    """What the real tool measured over a short text, in both of its forms."""
     text = Path(__file__).parents[1] / "data" / "lincoln.txt"
-    tool = Path(os.environ["LIQUID_ORACLE_DIR"]) / "llama-imatrix"
-    imatrix = tmp_path / "i.gguf"
-    words = ["-m", smollm2, "-f", text, "-o", imatrix, "-c", "64", "--chunks", "2", "--no-ppl"]
-    subprocess.run([tool, *words], capture_output=True, check=True)
+    folder = tmp_path_factory.mktemp("measured")
+    for form in ("gguf", "dat"):
+        words = ["-m", smollm2, "-f", text, "-c", "64", "--chunks", "2", "--no-ppl", "-o", folder / f"i.{form}"]
+        tool = Path(os.environ["LIQUID_ORACLE_DIR"]) / "llama-imatrix"
+        subprocess.run([tool, *words, "--output-format", form], capture_output=True, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("kind", TYPES[:-3])
+@pytest.mark.parametrize("form", ["gguf", "dat"])
+def test_smollm2_with_the_importance_of_the_real_tool(smollm2, measured, form, kind, tmp_path):
+    if form == "dat" and kind not in ("Q4_0", "IQ2_M", "Q4_K_M"):
+        pytest.skip("the numbers are the same but for rounding")
+    imatrix = measured / f"i.{form}"
     words = ["--allow-requantize", "--imatrix", imatrix]
-    both(tmp_path, smollm2, "Q4_0", words, allow_requantize=True, imatrix=imatrix)
+    both(tmp_path, smollm2, kind, words, allow_requantize=True, imatrix=imatrix)

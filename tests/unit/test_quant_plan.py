@@ -9,7 +9,7 @@ from liquidcli import quant
 from liquidcli.cli.quantize import Request, _beside, sort_words
 from liquidcli.errors import IntegrityError, MemoryFitError, NotFoundError, UsageError
 from liquidcli.quant import recipes
-from liquidcli.quant.types import FILE_TYPES, TENSOR_TYPES, bits_per_weight, is_quantized
+from liquidcli.quant.types import FILE_TYPES, TENSOR_TYPES, TRAINED_FOR, bits_per_weight, is_quantized
 from tests.gguf_bytes import ARRAY, STRING, UINT32, llama
 from tests.quant_models import SHAPES, Shape, blank, make
 
@@ -21,7 +21,7 @@ def test_type_by_name_alias_and_number(text, name):
     assert quant.file_type(text).name == name
 
 
-@pytest.mark.parametrize("text", ["", "Q4", "4.5", "-1", "33", "Q2_K"])
+@pytest.mark.parametrize("text", ["", "Q4", "4.5", "-1", "33", "Q2_K_M"])
 def test_no_type(text):
     with pytest.raises(UsageError, match="is no quantization type") as failure:
         quant.file_type(text)
@@ -34,7 +34,8 @@ def test_bits_per_weight_follow_from_blocks():
 
 
 def test_every_quantized_file_type_has_rules_and_every_rule_a_known_condition():
-    assert set(recipes.RULES) == {name for name, row in FILE_TYPES.items() if is_quantized(row.default)}
+    quantized = {name for name, row in FILE_TYPES.items() if is_quantized(row.default)}
+    assert quantized <= set(recipes.RULES) <= quantized | {"Q2_0"}  # which the gguf package may not know yet
     used = {c for rules in recipes.RULES.values() for rows in rules.values() for row in rows for c in row.conditions}
     assert used == set(recipes.CONDITIONS)
 
@@ -86,7 +87,7 @@ def test_narrow_adapters_fall_back_on_their_own(tmp_path):
 
 
 def test_adapters_of_expert_layers_follow_the_experts(tmp_path):
-    found = types(quant.plan(gated(tmp_path, SHAPES["experts8-256"], 256), "Q4_K_M"))
+    found = types(quant.plan(gated(tmp_path, Shape(n_layer=6, n_head_kv=1, n_expert=8), 256), "Q4_K_M"))
     assert found["blk.5.depth_skip_down"] == found["blk.5.ffn_down_exps"] == "Q6_K"
     assert found["blk.4.depth_skip_gate"] == found["blk.4.ffn_gate_exps"] == "Q4_K"
 
@@ -145,10 +146,13 @@ def test_sizes_of_every_type_and_the_largest_that_fits(tmp_path):
     plans = quant.plan_every_type(make(Shape(n_layer=1), seed=None).write(tmp_path / "m.gguf"))
     sizes = [plan.size_bytes for plan in plans]
     assert sizes == sorted(sizes) and {plan.type.name for plan in plans} == set(quant.OFFERED)
+    least = min(plan.size_bytes for plan in plans if plan.type.name not in TRAINED_FOR and not plan.needs_imatrix)
     for plan in plans:
-        best = quant.largest_that_fits(plans, plan.size_bytes)
-        assert best.size_bytes == plan.size_bytes
-    assert quant.largest_that_fits(plans, 1 << 40).type.name == "F16"
+        best = quant.largest_that_fits(plans, max(plan.size_bytes, least)).plan
+        assert best.size_bytes <= max(plan.size_bytes, least)
+        assert best.type.name not in TRAINED_FOR and not best.needs_imatrix
+        assert best.size_bytes == plan.size_bytes or plan.needs_imatrix or plan.type.name in TRAINED_FOR
+    assert quant.largest_that_fits(plans, 1 << 40).plan.type.name == "F16"
     with pytest.raises(MemoryFitError, match="the smallest type"):
         quant.largest_that_fits(plans, sizes[0] - 1)
 
