@@ -112,7 +112,8 @@ CASES: dict[str, Case] = {
         "gemma3_text", "gemma3", {**GEMMA, "query_pre_attn_scalar": 40, "head_dim": 32}, {"query_pre_attn_scalar": 32}
     ),
     "gemma3-62": Case(  # as deep as the 27B model, for which llama.cpp has another scale of q built in
-        "gemma3_text", "gemma3", {**GEMMA, "query_pre_attn_scalar": 8, "num_hidden_layers": 62, "hidden_size": 32}
+        "gemma3_text", "gemma3", {**GEMMA, "query_pre_attn_scalar": 32, "num_hidden_layers": 62, "num_attention_heads": 2,
+                                  "num_key_value_heads": 1, "intermediate_size": 32}
     ),
 }  # fmt: skip
 
