@@ -46,6 +46,7 @@ GEMMA = {
     "num_hidden_layers": 7,
     "sliding_window": 24,
 }
+DEEP = {"num_hidden_layers": 62, "num_attention_heads": 2, "num_key_value_heads": 1, "query_pre_attn_scalar": 32}
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
           "image_size": 28, "patch_size": 14}  # fmt: skip
 
@@ -112,8 +113,7 @@ CASES: dict[str, Case] = {
         "gemma3_text", "gemma3", {**GEMMA, "query_pre_attn_scalar": 40, "head_dim": 32}, {"query_pre_attn_scalar": 32}
     ),
     "gemma3-62": Case(  # as deep as the 27B model, for which llama.cpp has another scale of q built in
-        "gemma3_text", "gemma3", {**GEMMA, "query_pre_attn_scalar": 32, "num_hidden_layers": 62, "num_attention_heads": 2,
-                                  "num_key_value_heads": 1, "intermediate_size": 32}
+        "gemma3_text", "gemma3", {**GEMMA, **DEEP}
     ),
 }  # fmt: skip
 
