@@ -116,7 +116,34 @@ def _default_model() -> dict[str, Any]:
     from .hub import default_model
 
     path, pack = default_model.stored(), builtin_pack_for(default_model.SHA256)
-    return {"name": default_model.ALIAS, "path": path and str(path), "gates": pack and pack.name}
+    told = {"name": default_model.ALIAS, "path": path and str(path), "gates": pack and pack.name}
+    return {**told, "memory": _need(path, pack) if path else None}
+
+
+def _need(path: Path, pack: Path | None) -> dict[str, Any] | None:
+    """What a chat with this model and these gates takes; None for a file that cannot be read."""
+    from .errors import LiquidError
+    from .gguf_file import open_gguf
+    from .runtime.info import DEFAULT_CTX, trained_context
+    from .runtime.kv_share import kept_share
+    from .runtime.machine import memory_need
+
+    try:
+        with open_gguf(path) as f:
+            metadata, size_bytes = dict(f.metadata), f.size_bytes
+        if pack:
+            with open_gguf(pack) as f:
+                metadata |= {key: value for key, value in f.metadata.items() if key.startswith("liquid.depth.")}
+    except LiquidError:
+        return None
+    n_ctx = min(trained_context(metadata), DEFAULT_CTX)
+    full, kept = (
+        memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=512, kv_share=share)
+        for share in (1.0, kept_share(metadata))
+    )
+    policy = metadata.get("liquid.depth.kv_policy", "none")
+    sizes = {"total_bytes": kept.total_bytes, "kv_bytes": kept.kv_bytes, "kv_bytes_full": full.kv_bytes}
+    return {"n_ctx": n_ctx, "kv_policy": policy, **sizes}
 
 
 def _findings(facts: dict[str, Any]) -> Iterator[dict[str, str]]:
@@ -132,6 +159,7 @@ def _findings(facts: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield _finding("note", "the default model is not here yet", "liquid pull")
     if not facts["default_model"]["gates"]:
         yield _finding("note", "no gates are built in for the default model", "liquid gates train, then --gates PACK")
+    yield from _about_memory(facts)
     if "LLAMA_CPP_LIB_PATH" in facts["environment"]:
         yield _finding("note", "LLAMA_CPP_LIB_PATH chooses the native library", "unset LLAMA_CPP_LIB_PATH")
     if facts["environment"].get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true"):
@@ -164,6 +192,22 @@ def _about_cpu(library: dict[str, Any], cpu: dict[str, Any]) -> Iterator[dict[st
         yield _finding(
             "note", f"AMX is not used: it is left out unless asked for{refused}", "CMAKE_ARGS=-DLIQUID_AMX=on"
         )
+
+
+def _about_memory(facts: dict[str, Any]) -> Iterator[dict[str, str]]:
+    need, available = facts["default_model"].get("memory"), facts.get("memory", {}).get("available_bytes")
+    if not need:
+        return
+    total, cache, full = (size_text(need[name]) for name in ("total_bytes", "kv_bytes", "kv_bytes_full"))
+    if available is not None and need["total_bytes"] > available:
+        what = f"the default model takes {total} at {need['n_ctx']} tokens and {size_text(available)} are available"
+        yield _finding("problem", what, "a smaller context: -c N; liquid fit tells which fits")
+    if need["kv_policy"] == "drop":
+        what = f"skipped layers drop keys and values: {need['n_ctx']} tokens take {cache}, {full} at full depth"
+        yield _finding("note", what, "--depth full keeps all of them, --depth NN% drops more or fewer")
+    elif need["kv_policy"] == "project":
+        what = f"skipped layers keep keys and values: {need['n_ctx']} tokens take {cache} at any depth"
+        yield _finding("note", what, "gates that drop them: liquid gates train --kv drop, then --gates PACK")
 
 
 def _about_folders(facts: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -162,4 +162,6 @@ def _print(records: list[dict[str, Any]], output: str) -> None:
         return
     out.data({"md": report.as_markdown, "csv": report.as_csv, "jsonl": report.as_jsonl}[output](records))
     if output == "md":
+        for line in report.savings(records):
+            out.data(f"\n{line}")
         out.data(f"\nbuild: {records[0]['build_commit']} ({records[0]['build_number']})")

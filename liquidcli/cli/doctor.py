@@ -49,6 +49,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, object]]:
         ("hub cache", _folder(facts["folders"]["hub_cache"])),
         ("default model", f"{model['name']}, {model['path'] or 'not fetched'}"),
         ("  gates", model["gates"] or "none built in"),
+        *((("  memory", _need(model["memory"])),) if model["memory"] else ()),
     ]
     return [*lines, *((f"${name}", value) for name, value in facts["environment"].items())]
 
@@ -60,6 +61,10 @@ def _library(library: dict[str, Any]) -> str:
 
 def _device(device: dict[str, Any]) -> str:
     return f"{device['description']} ({device['kind']}, {_size(device['memory_free_bytes'])} free)"
+
+
+def _need(need: dict[str, Any]) -> str:
+    return f"{size_text(need['total_bytes'])} at {need['n_ctx']} tokens, {size_text(need['kv_bytes'])} of it K and V"
 
 
 def _folder(folder: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..amounts import count_text
 from .bench import Result
+from .kv_share import context_that_saves
 from .machine import memory_need
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def record(engine: Engine, result: Result, settings: dict[str, Any], fed: str) -
         info.metadata, 0, n_ctx=test.n_ctx, n_ubatch=settings["n_ubatch"],
         type_k=settings["type_k"], type_v=settings["type_v"],
     )  # fmt: skip
+    kv_bytes = need.kv_bytes if result.kv_bytes is None else result.kv_bytes
     return {
         **library_facts(),
         "model_filename": str(info.path),
@@ -56,8 +58,20 @@ def record(engine: Engine, result: Result, settings: dict[str, Any], fed: str) -
         "executed_fraction": result.stats.executed_fraction,
         "layers_run_mean": result.stats.layers_run_mean,
         "peak_rss_bytes": result.peak_rss_bytes,
-        "kv_bytes": need.kv_bytes if result.kv_bytes is None else result.kv_bytes,
+        "kv_bytes": kv_bytes,
+        **_saving(info.kv_policy, test.n_ctx, kv_bytes, need.kv_bytes, result.peak_rss_bytes),
         "fed": fed,
+    }
+
+
+def _saving(kv_policy: str, n_tokens: int, kv_bytes: int, full_bytes: int, peak_rss_bytes: int) -> dict[str, Any]:
+    """Where skipped layers drop K and V: the context from which on the whole process needs 40 % less (None: never)."""
+    if kv_policy != "drop" or n_tokens == 0:
+        return {}
+    other_bytes = max(0, peak_rss_bytes - kv_bytes)  # weights, what computing takes, the program
+    return {
+        "kv_bytes_full": full_bytes,
+        "n_ctx_saving_40": context_that_saves(other_bytes, full_bytes / n_tokens, kv_bytes / n_tokens),
     }
 
 
@@ -106,6 +120,31 @@ def as_markdown(records: Sequence[dict[str, Any]]) -> str:
     columns += _LAST_COLUMNS
     cells = [[str(value(row)) for _, _, value in columns] for row in records]
     return _markdown([(title, right) for title, right, _ in columns], cells)
+
+
+def savings(records: Sequence[dict[str, Any]]) -> list[str]:
+    """For each depth setting that drops K and V, of its longest test: from which context on that tells."""
+    longest: dict[str, dict[str, Any]] = {}
+    for row in records:
+        known = longest.get(row["depth_mode"])
+        if "kv_bytes_full" in row and row["executed_fraction"] < 1 and (not known or _tokens(row) > _tokens(known)):
+            longest[row["depth_mode"]] = row
+    return [_saving_line(row) for row in longest.values()]
+
+
+def _tokens(row: dict[str, Any]) -> int:
+    return row["n_prompt"] + row["n_gen"] + row["n_depth"]
+
+
+def _saving_line(row: dict[str, Any]) -> str:
+    kept, full = (row[name] / _tokens(row) / 1024 for name in ("kv_bytes", "kv_bytes_full"))
+    other = (row["peak_rss_bytes"] - row["kv_bytes"]) / 2**20
+    start = row["n_ctx_saving_40"]
+    told = "never saves 40 %" if start is None else f"saves 40 % from a context of {start} tokens on"
+    return (
+        f"depth {row['depth_mode']}: the whole process {told} ({kept:.1f} KiB of K and V a token, {full:.1f} at full "
+        f"depth, {row['executed_fraction']:.0%} of the layers run; {other:.0f} MiB of weights and all else stay)"
+    )
 
 
 def _markdown(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:

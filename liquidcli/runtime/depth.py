@@ -44,6 +44,12 @@ class Calibration:
         fractions, thresholds = zip(*pairs, strict=True)
         return float(np.interp(share, fractions, thresholds))
 
+    def share_at(self, threshold: float) -> float:
+        """The other way round."""
+        pairs = sorted(zip(self.threshold, self.executed_fraction, strict=True))
+        thresholds, fractions = zip(*pairs, strict=True)
+        return float(np.interp(threshold, thresholds, fractions))
+
     @property
     def span(self) -> tuple[float, float]:
         return min(self.executed_fraction), max(self.executed_fraction)

@@ -23,6 +23,7 @@ from .depth import DepthPolicy, DepthSetting, DepthStats, LayerMap
 from .events import Event
 from .generation import Generation, Request
 from .info import DEFAULT_CTX, EngineInfo, describe, trained_context
+from .kv_share import kept_share
 from .machine import check_memory, memory_need, usable_cores
 from .sampling import SamplingParams
 from .state import Origin, State, model_hash, read_state, write_state
@@ -64,7 +65,10 @@ class Engine:
             check_loadable(f)
             metadata, size_bytes = f.metadata, f.size_bytes
         n_ctx = n_ctx or min(trained_context(metadata), DEFAULT_CTX)
-        need = memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v)
+        need = memory_need(
+            metadata, size_bytes, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v,
+            kv_share=kept_share(metadata),
+        )  # fmt: skip
         check_memory(need, n_ctx)
         threads = n_threads or usable_cores()
         params = ContextParams(

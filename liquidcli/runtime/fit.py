@@ -8,20 +8,36 @@ from __future__ import annotations
 from typing import Any
 
 from ..gguf_file import GGUFFile, check_loadable
+from .depth import Calibration, DepthPolicy
 from .info import DEFAULT_CTX, trained_context
+from .kv_share import expected_share, kept_share
 from .machine import available_bytes, memory_need
 
 
 def estimate(
-    f: GGUFFile, *, n_ctx: int = 0, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16"
+    f: GGUFFile,
+    *,
+    n_ctx: int = 0,
+    n_ubatch: int = 512,
+    type_k: str = "f16",
+    type_v: str = "f16",
+    depth: DepthPolicy | None = None,
 ) -> dict[str, Any]:
-    """Bytes by purpose, whether they fit, and `n_ctx_max`, up to the context the model was trained for."""
+    """Bytes by purpose, whether they fit, and `n_ctx_max`, up to the context the model was trained for.
+
+    Where skipped layers drop K and V, `kv_bytes` is what the calibration leads to expect at this depth.
+    """
+    depth = depth or DepthPolicy()
+    depth.resolve(Calibration.from_metadata(f.metadata), gated=any(f.metadata.get("liquid.depth.gate_span", ())))
     check_loadable(f, need_tokenizer=False)
     trained, available = trained_context(f.metadata), available_bytes()
     n_ctx = n_ctx or min(trained, DEFAULT_CTX)
+    share = kept_share(f.metadata, depth)
 
     def need(tokens: int):
-        return memory_need(f.metadata, f.size_bytes, n_ctx=tokens, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v)
+        return memory_need(
+            f.metadata, f.size_bytes, n_ctx=tokens, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v, kv_share=share
+        )
 
     def fits(tokens: int) -> bool:
         return available is None or need(tokens).total_bytes <= available
@@ -33,6 +49,10 @@ def estimate(
         "type_v": type_v,
         "weights_bytes": wanted.weights_bytes,
         "kv_bytes": wanted.kv_bytes,
+        "kv_bytes_full": round(wanted.kv_bytes / share),
+        "kv_policy": str(f.metadata.get("liquid.depth.kv_policy", "none")),
+        "depth_mode": str(depth),
+        "executed_fraction": expected_share(f.metadata, depth),
         "compute_bytes": wanted.compute_bytes,
         "total_bytes": wanted.total_bytes,
         "available_bytes": available,

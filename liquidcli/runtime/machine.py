@@ -65,8 +65,9 @@ def memory_need(
     n_ubatch: int,
     type_k: str = "f16",
     type_v: str = "f16",
+    kv_share: float = 1.0,
 ) -> MemoryNeed:
-    """From the keys of a GGUF; `n_ctx` over all sequences."""
+    """From the keys of a GGUF; `n_ctx` over all sequences, `kv_share` of their K and V kept."""
     arch = str(metadata.get("general.architecture", ""))
 
     def number(key: str, default: int = 0) -> int:
@@ -82,7 +83,7 @@ def memory_need(
                  + number("attention.value_length", n_embd // n_head) * _bits(type_v))
         for heads in _kv_heads(metadata, arch, n_head)
     )  # fmt: skip
-    return MemoryNeed(weights_bytes, int(n_ctx * bits / 8), compute)
+    return MemoryNeed(weights_bytes, int(kv_share * n_ctx * bits / 8), compute)
 
 
 def check_memory(need: MemoryNeed, n_ctx: int) -> None:

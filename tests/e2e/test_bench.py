@@ -101,3 +101,15 @@ def test_ctrl_c_ends_with_130_and_prints_no_half_table(liquid, models):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "") and "Traceback" not in err
+
+
+def test_a_model_that_drops_keys_and_values_tells_from_which_context_on_that_saves(liquid, tmp_path):
+    model = random_models.gated(tmp_path, kv_policy="drop")
+    command = ("bench", "-m", model, "-p", "0", "-n", "40", "-r", "1", "-t", "1", "--depth", "auto,full")
+    auto, full = json.loads(liquid(*command, "--json").stdout)
+    assert auto["kv_bytes"] < full["kv_bytes"] == full["kv_bytes_full"] == auto["kv_bytes_full"]
+    assert full["n_ctx_saving_40"] is None
+    saved = 1 - auto["kv_bytes"] / full["kv_bytes"]
+    assert (auto["n_ctx_saving_40"] is not None) == (saved > 0.4)
+    (line,) = [line for line in liquid(*command).stdout.splitlines() if line.startswith("depth auto")]
+    assert "of K and V a token" in line and "saves 40 %" in line

@@ -62,3 +62,17 @@ def findings(**changes: dict) -> str:
 ])  # fmt: skip
 def test_findings_name_the_flag(changes: dict, words: str) -> None:
     assert words in findings(**changes) and words not in findings()
+
+
+@pytest.mark.parametrize(("policy", "told"), [("drop", "50.0 MB, 100.0 MB at full depth"), ("project", "at any depth")])
+def test_what_the_default_models_memory_holds_is_told(policy: str, told: str) -> None:
+    need = {"n_ctx": 4096, "kv_policy": policy, "total_bytes": 10**8, "kv_bytes": 5 * 10**7, "kv_bytes_full": 10**8}
+    facts = {
+        **FACTS,
+        "default_model": {"path": "x", "gates": "y", "memory": need},
+        "memory": {"available_bytes": 10**9},
+    }
+    (finding,) = (f for f in diagnosis._findings(facts) if "keys and values" in f["what"])
+    assert told in finding["what"] and finding["level"] == "note"
+    short = {**facts, "memory": {"available_bytes": 10**7}}
+    assert any(f["level"] == "problem" and "are available" in f["what"] for f in diagnosis._findings(short))

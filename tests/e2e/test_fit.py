@@ -28,3 +28,23 @@ def test_what_does_not_fit_exits_5(tmp_path: Path) -> None:
     assert result.returncode == 5 and "fits          no" in result.stdout and "most context  64 tokens" in result.stdout
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     failed(liquid("fit", tmp_path / "broken.gguf"), 6, "broken.gguf")
+
+
+def test_what_skips_may_drop_keys_and_values(tmp_path: Path) -> None:
+    model = gguf_bytes.liquid()
+    model.keys["liquid.depth.kv_policy"] = (gguf_bytes.STRING, "drop")
+    liquid, path = Liquid(tmp_path, {}), model.write(tmp_path / "m.gguf")
+    unknown = json.loads(liquid("fit", path, "--json").stdout)
+    assert unknown["kv_bytes"] == unknown["kv_bytes_full"] and unknown["executed_fraction"] is None
+    assert "no calibration says" in liquid("fit", path).stdout
+    for name, values in (("threshold", [0.25, 0.75]), ("executed_fraction", [0.75, 0.5])):
+        model.keys[f"liquid.depth.calibration.{name}"] = (gguf_bytes.ARRAY, (gguf_bytes.FLOAT32, values))
+    path = model.write(tmp_path / "calibrated.gguf")
+    auto, half, full = (
+        json.loads(liquid("fit", path, "--depth", word, "--json").stdout) for word in ("auto", "50%", "full")
+    )
+    assert (auto["executed_fraction"], half["kv_bytes"], full["kv_bytes"]) == (
+        0.625, full["kv_bytes_full"] / 2, unknown["kv_bytes"],
+    )  # fmt: skip
+    assert auto["kv_bytes_full"] == full["kv_bytes_full"] and "62% of the layers" in liquid("fit", path).stdout
+    failed(liquid("fit", gguf_bytes.llama().write(tmp_path / "l.gguf"), "--depth", "50%"), 2, "no gates")

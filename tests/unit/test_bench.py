@@ -134,7 +134,7 @@ def records(monkeypatch):
     monkeypatch.setattr(bench_report, "library_facts", lambda: facts)
     model = {"model_type": "llama 1B", "model_size": 2 << 30, "model_n_params": 10**9}
     monkeypatch.setattr(bench_report, "model_facts", lambda _: model)
-    info = SimpleNamespace(metadata=metadata, path="m.gguf", n_threads=2)
+    info = SimpleNamespace(metadata=metadata, path="m.gguf", n_threads=2, kv_policy="none")
     engine = SimpleNamespace(info=info)
     settings = {
         "n_batch": 2048, "n_ubatch": 512, "type_k": "f16", "type_v": "q8_0", "n_gpu_layers": "auto", "flash_attn": "on",
@@ -180,3 +180,18 @@ def test_the_table_shows_depth_only_where_there_is_something_to_show(records):
     assert len({len(line) for line in table}) == 1
     plain = [{**row, "depth_mode": "auto", "executed_fraction": 1.0} for row in records]
     assert "depth" not in bench_report.as_markdown(plain).splitlines()[0]
+
+
+def test_where_keys_and_values_are_dropped_a_line_tells_from_which_context_on_that_saves(records):
+    assert bench_report.savings(records) == [] and "n_ctx_saving_40" not in records[0]
+    found = bench_report._saving("drop", 100, 40 * 100, 100 * 100, 104000)
+    assert found == {"kv_bytes_full": 10000, "n_ctx_saving_40": 2000}  # 0.4 * 100000 / (0.6 * 100 - 40)
+    assert bench_report._saving("drop", 100, 70 * 100, 100 * 100, 107000)["n_ctx_saving_40"] is None
+    assert bench_report._saving("project", 100, 10000, 10000, 10**6) == {}
+    rows = [
+        {**records[0], "n_prompt": n, "kv_bytes": 40 * n, "peak_rss_bytes": 10**5, "kv_bytes_full": 100 * n}
+        | {"n_ctx_saving_40": 7 * n}
+        for n in (100, 300, 200)
+    ]
+    (line,) = bench_report.savings([*rows, {**rows[0], "depth_mode": "full", "executed_fraction": 1.0}])
+    assert line.startswith("depth auto: the whole process saves 40 % from a context of 2100 tokens on (")

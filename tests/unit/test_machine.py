@@ -6,6 +6,8 @@ import pytest
 
 from liquidcli.errors import MemoryFitError
 from liquidcli.runtime import machine
+from liquidcli.runtime.depth import DepthPolicy
+from liquidcli.runtime.kv_share import context_that_saves, kept_share
 from liquidcli.runtime.machine import MemoryNeed, check_memory, memory_need
 
 LLAMA_1B = {  # the shape of Llama-3.2-1B
@@ -64,3 +66,27 @@ def test_threads_of_one_core_count_once(monkeypatch, tmp_path) -> None:
     assert machine.usable_cores() == 2
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert machine.usable_cores() == 1
+
+
+def test_where_skipped_layers_drop_keys_and_values_the_calibration_tells_how_many_stay() -> None:
+    gated = {
+        "liquid.depth.gate_span": [0, 1, 1], "liquid.depth.kv_policy": "drop", "liquid.depth.threshold": 0.5,
+        "liquid.depth.calibration.threshold": [0.4, 0.6], "liquid.depth.calibration.executed_fraction": [0.9, 0.7],
+    }  # fmt: skip
+    full, half, tau = (DepthPolicy.parse(word) for word in ("full", "80%", "tau=0.55"))
+    assert kept_share(gated) == pytest.approx(0.8), "at the model's own threshold"
+    assert (kept_share(gated, full), kept_share(gated, half)) == (1.0, pytest.approx(0.8))
+    assert kept_share(gated, tau) == pytest.approx(0.75)
+    assert kept_share(gated, DepthPolicy.parse("tau=0.9")) == pytest.approx(0.7), "no further than was measured"
+    assert kept_share(gated | {"liquid.depth.kv_policy": "project"}) == 1.0
+    assert kept_share(gated | {"liquid.depth.gate_scope": ["layer", "ffn", "attn"]}) == 1.0
+    assert kept_share({key: v for key, v in gated.items() if "calibration" not in key}) == 1.0
+    assert kept_share(LLAMA_1B) == 1.0
+    need = memory_need(LLAMA_1B, 10**9, n_ctx=1024, n_ubatch=512)
+    assert memory_need(LLAMA_1B, 10**9, n_ctx=1024, n_ubatch=512, kv_share=0.5).kv_bytes == need.kv_bytes / 2
+
+
+def test_from_which_context_on_a_process_needs_two_fifths_less() -> None:
+    n = context_that_saves(10**8, 1000, 400)
+    assert n is not None and 10**8 + 400 * n <= 0.6 * (10**8 + 1000 * n) < 10**8 + 400 * (n - 1) + 1000
+    assert context_that_saves(10**8, 1000, 600) is None, "K and V alone do not save that much"
