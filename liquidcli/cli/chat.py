@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +19,10 @@ from . import resuming
 from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
+    from ..runtime.session import Session
+    from ..runtime.template import Message
     from ..ui.lineedit import Reader
+    from ..ui.repl import Repl
 
 SingleTurn = Annotated[bool, o.option("-st", "--single-turn", help="End after one answer.")]
 Continue = Annotated[bool, o.option("--continue", help="Go on with the last session, of this model if one is named.")]
@@ -28,6 +31,8 @@ Resume = Annotated[
     o.option("--resume", metavar="NAME", autocompletion=resuming.names, help="Go on with this session (/sessions)."),
 ]
 NoSave = Annotated[bool, o.option("--no-save", help="Keep nothing of this chat.")]
+
+Raw = Annotated[bool, o.option("--raw", help="Show Markdown as it is written.")]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Start:
     latest: bool = False
     resume: str | None = None
     no_save: bool = False
+    raw: bool = False
 
 
 @takes_conversation_options
@@ -48,6 +54,7 @@ def chat(
     continue_: Continue = False,
     resume: Resume = None,
     no_save: NoSave = False,
+    raw: Raw = False,
     single_turn: SingleTurn = False,
     **options: Any,
 ) -> None:
@@ -61,28 +68,57 @@ def chat(
         raise UsageError(f"both {ref} and -m {options['model']} name a model", hint="give one of them")
     said = [options["prompt"], a.read_text(options["file"]) if options["file"] else None]
     first = "\n\n".join(filter(None, said))
-    talk(options, options["model"] or ref, Start(first, single_turn, continue_, resume, no_save))
+    talk(options, options["model"] or ref, Start(first, single_turn, continue_, resume, no_save, raw))
 
 
 def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:
     """Load the model and go on until somebody leaves."""
-    from ..ui.repl import Repl
-
     session = resuming.pick(ref, latest=start.latest, name=start.resume)
     if session:
         options, ref = resuming.brought_along(options, ref, session)
     reader = _reader()
     save = not start.no_save and (reader.interactive or session is not None)
     _leave_when_hung_up()
+
+    failures = []
+    with reader.session():
+        repl = _one_model(reader, start, (options, ref, session), save=save)
+        while repl.next_model:
+            failures.append(repl.failure)
+            turns, start = repl.conversation.turns, replace(start, first="")
+            repl = _one_model(reader, start, ({**options, "gates": None}, repl.next_model, None), turns, save=save)
+    failure = next(filter(None, [*failures, repl.failure]), None)
+    if failure and not reader.interactive:
+        raise typer.Exit(failure.exit_code)
+
+
+def _one_model(
+    reader: Reader, start: Start, what: tuple[Mapping[str, Any], str | None, Session | None],
+    turns: Sequence[Message] = (), *, save: bool,
+) -> Repl:  # fmt: skip
+    """A chat until somebody leaves, or goes on with another model."""
+    from ..ui.repl import Repl
+
+    options, ref, session = what
     with (
-        reader.session(),
         a.conversation(options, ref) as conversation,
         resuming.kept(conversation, options, ref, session, save=save) as keeper,
     ):
-        repl = Repl(conversation, reader, keeper, verbose=options["verbose"])
+        if turns:
+            conversation.recall(turns, {})
+        verbose, markdown = options["verbose"], not start.raw
+        repl = Repl(conversation, reader, keeper, verbose=verbose, markdown=markdown, find_model=_find)
         repl.run(start.first, single_turn=start.single_turn)
-    if repl.failure and not reader.interactive:
-        raise typer.Exit(repl.failure.exit_code)
+        return repl
+
+
+def _find(ref: str) -> None:
+    """Raises where there is no such model, before the one in use is given up."""
+    from ..gguf_file import check_loadable, open_gguf
+    from ..hub.resolve import resolve_model
+
+    with open_gguf(resolve_model(ref).path) as f:
+        check_loadable(f)
 
 
 def _leave_when_hung_up() -> None:
@@ -94,10 +130,12 @@ def _leave_when_hung_up() -> None:
 def _reader() -> Reader:
     from ..hub.home import folder
     from ..ui import lineedit
-    from ..ui.repl_commands import words
+    from ..ui.repl_commands import sources, words
 
     if sys.stdin.isatty() and is_terminal(sys.stdout):
-        return lineedit.TerminalReader(folder(".") / "history", words())
+        saved = dict.fromkeys(("/load", "/sessions load", "/sessions delete"), resuming.names)
+        found = {**sources(), **saved, "/model": o.complete_refs}
+        return lineedit.TerminalReader(folder(".") / "history", words(), found)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     return lineedit.PipeReader()

@@ -77,21 +77,23 @@ def _stdin_speaks(has_prompt: bool) -> bool:
 
 
 def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> None:
+    from ..ui.answer import AnswerView
+
     if not conversation.is_chat and options["conversation"] is None and is_terminal(sys.stderr):
         out.talk("this model has no chat template: it goes on with the text instead of answering")
+    view = AnswerView()
     for event in conversation.ask(text):
         if options["jsonl"]:
             if event.summary is None:
                 _line(_token(event))
         elif not options["json"]:
-            out.stream(event.text)
-    reply = conversation.last
+            view.feed(event.text)
     if options["jsonl"]:
         _line(_result(conversation))
     elif options["json"]:
         out.json(_result(conversation))
-    elif not reply.text.endswith("\n"):
-        out.stream("\n")
+    else:
+        view.end()
     _comment(conversation, options["verbose"])
 
 

@@ -17,7 +17,7 @@ _MIN_KEEP = 0
 
 
 class SamplerChain:
-    """Biases, what a grammar allows, penalties, then greedy at temperature 0, else top-k, top-p, min-p, temperature and a seeded draw."""
+    """Biases, a grammar, penalties; then greedy at temperature 0, else top-k, top-p, min-p, temperature and a draw."""
 
     def __init__(
         self,

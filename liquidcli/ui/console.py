@@ -44,6 +44,10 @@ class Out:
         """A piece of an answer, without a newline of our own; escape sequences split over pieces are caught too."""
         self._write(sys.stdout, self._answer.feed(text))
 
+    def painted(self, parts: Sequence[str]) -> None:
+        """Pieces of text, every second one a terminal code of our own making; the others are sanitized."""
+        self._write(sys.stdout, "".join(part if i % 2 else sanitize(part) for i, part in enumerate(parts)))
+
     def end_stream(self) -> None:
         """An answer is over: an escape sequence left open in it does not eat the next one."""
         self._answer = Sanitizer()

@@ -5,6 +5,7 @@ Knows summaries and depth settings. Does not know when they are wanted.
 
 from __future__ import annotations
 
+from ..runtime.chat import Conversation
 from ..runtime.depth import DepthPolicy, DepthStats
 from ..runtime.engine import Engine
 from ..runtime.events import Summary, Timings
@@ -19,6 +20,18 @@ def answer_line(summary: Summary, policy: DepthPolicy) -> str:
     if t.prompt_n:
         parts.insert(0, f"prompt {t.prompt_n}{_rate(t.prompt_n, t.prompt_ms)}")
     return f"[{', '.join(parts)}]"
+
+
+def answer_status(conversation: Conversation) -> str:
+    """What stands below the prompt: depth, the last answer's layers and speed, how full the context is."""
+    engine, summary = conversation.engine, conversation.last.summary
+    used, n_ctx = len(engine.held()), engine.info.n_ctx
+    parts = [f"depth {engine.policy}"]
+    if summary and summary.completion_tokens:
+        t = summary.timings
+        rate = f"{t.predicted_n / t.predicted_ms * 1000:.1f}" if t.predicted_ms > 0 else "-"
+        parts += [f"{summary.depth.layers_run_mean:.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
+    return " | ".join([*parts, f"context {used} of {n_ctx} ({used / n_ctx:.0%})"])
 
 
 def answer_lines(summary: Summary, policy: DepthPolicy) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import LiquidError
+from .completion import Source, completer
+from .stream import sanitize
 
 FENCE = '"""'
 PROMPT, CONTINUATION = ">>> ", "... "
@@ -25,7 +27,7 @@ class Reader(Protocol):
 
     interactive: bool
 
-    def read(self) -> str | None: ...
+    def read(self, prefilled: str = "", status: str = "") -> str | None: ...
 
     def keep_history(self, keep: bool) -> None: ...
 
@@ -57,7 +59,7 @@ class PipeReader:
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stdin
 
-    def read(self) -> str | None:
+    def read(self, _prefilled: str = "", _status: str = "") -> str | None:
         lines: list[str] = []
         while line := self._stream.readline(_MAX_TURN_CHARS):
             lines.append(line.rstrip("\n"))
@@ -79,16 +81,17 @@ class TerminalReader:
 
     interactive = True
 
-    def __init__(self, history: Path, commands: Sequence[str]) -> None:
+    def __init__(self, history: Path, words: Sequence[str], sources: Mapping[str, Source]) -> None:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import FileHistory, InMemoryHistory
+        from prompt_toolkit.styles import Style
 
         self._on_disk = FileHistory(str(history)) if _writable(history) else InMemoryHistory()
         self._in_memory = InMemoryHistory()
         self._session: PromptSession = PromptSession(
             history=self._on_disk,
-            completer=WordCompleter(list(commands), sentence=True),
+            completer=completer(words, sources),
+            style=Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack"}),
             complete_while_typing=False,
             enable_open_in_editor=True,
             multiline=True,
@@ -96,9 +99,9 @@ class TerminalReader:
             prompt_continuation=lambda width, _line, _wrapped: CONTINUATION.ljust(width),
         )
 
-    def read(self) -> str | None:
+    def read(self, prefilled: str = "", status: str = "") -> str | None:
         try:
-            return unfold(self._session.prompt(PROMPT))
+            return unfold(self._session.prompt(PROMPT, default=prefilled, bottom_toolbar=sanitize(status)))
         except EOFError:
             return None
 

@@ -5,8 +5,7 @@ Knows the conversation, the reader and the console. Commands live in `repl_comma
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import Interrupted, LiquidError
 from ..runtime.chat import Conversation
@@ -14,11 +13,10 @@ from ..runtime.engine import Engine
 from ..runtime.events import Event
 from ..runtime.keeper import Keeper
 from . import repl_commands
+from .answer import AnswerView
 from .console import out
-from .figures import answer_line, engine_line
+from .figures import answer_line, answer_status, engine_line
 from .lineedit import Reader
-from .stream import Sanitizer
-from .wrap import WordWrap
 
 _NEARLY_FULL = (0.95, 0.80)
 
@@ -26,11 +24,18 @@ _NEARLY_FULL = (0.95, 0.80)
 class Repl:
     """One chat at a terminal or through a pipe."""
 
-    def __init__(self, conversation: Conversation, reader: Reader, keeper: Keeper, *, verbose: bool = False) -> None:
+    def __init__(
+        self, conversation: Conversation, reader: Reader, keeper: Keeper, *, verbose: bool = False,
+        markdown: bool = True, find_model: Callable[[str], object] = str,
+    ) -> None:  # fmt: skip
         self.conversation: Conversation = conversation
         self.engine: Engine = conversation.engine
         self.reader, self.keeper, self.verbose = reader, keeper, verbose
-        self.wordwrap = reader.interactive
+        self.wordwrap, self.markdown = reader.interactive, markdown
+        self.prefilled = ""  # what the next turn begins with, for its reader to change
+        self.attached: list[str] = []  # what goes with the next question
+        self.find_model: Callable[[str], object] = find_model  # raises where there is none
+        self.next_model: str | None = None
         self.done = False
         self.n_answers = 0
         self.failure: LiquidError | None = None  # the first one; the chat went on
@@ -47,7 +52,8 @@ class Repl:
             self._turn(first)
         while not self.done and not (single_turn and self.n_answers):
             try:
-                text = self.reader.read()
+                prefilled, self.prefilled = self.prefilled, ""
+                text = self.reader.read(prefilled, answer_status(self.conversation))
                 if text is None:
                     return
                 if text:
@@ -62,7 +68,8 @@ class Repl:
             if text.startswith("/"):
                 repl_commands.dispatch(self, text)
             else:
-                self.show(self.conversation.ask(text))
+                asked, self.attached = "\n\n".join([*self.attached, text]), []
+                self.show(self.conversation.ask(asked))
         except Interrupted:
             raise
         except LiquidError as error:
@@ -71,11 +78,10 @@ class Repl:
 
     def show(self, events: Iterator[Event]) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
-        out.end_stream()
-        safe, wrap = Sanitizer(), WordWrap(shutil.get_terminal_size().columns if self.wordwrap else 1 << 30)
+        view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
         for event in events:
-            out.stream(wrap.feed(safe.feed(event.text)))
-        out.stream(wrap.end() + "\n")
+            view.feed(event.text)
+        view.end()
         self.n_answers += 1
         self._keep()
         summary = self.conversation.last.summary

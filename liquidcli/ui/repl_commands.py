@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..runtime.depth import DepthPolicy
+from .completion import Source, files
 from .console import out
 from .depth_map import depth_map, token_map
 from .figures import answer_lines, depth_text
 from .repl_sessions import load, save, sessions
-from .repl_settings import SHOWN, SWITCHES, set_, show
+from .repl_settings import PARAMETERS, SHOWN, SWITCHES, set_, show
+from .repl_turns import context, edit, model, read, regen, undo
 
 if TYPE_CHECKING:
     from .repl import Repl
@@ -50,10 +52,20 @@ def words() -> list[str]:
     second = {
         "/sessions": ("load", "delete"),
         "/depth": ("auto", "full", "map"),
-        "/set": ("parameter", "system", *SWITCHES),
+        "/set": ("parameter", "system", "format json", *SWITCHES),
         "/show": tuple(SHOWN),
     }
     return [*COMMANDS, *ALIASES, *(f"{word} {next_}" for word, choices in second.items() for next_ in choices)]
+
+
+def sources() -> dict[str, Source]:
+    """For completion: what follows a command where that is no fixed word; the models are the caller's to add."""
+    return {
+        "/read": files,
+        "/glob": files,
+        "/set format": files,
+        "/set parameter": lambda begun: [name for name in PARAMETERS if name.startswith(begun)],
+    }
 
 
 def _help(_repl: Repl, _rest: str) -> None:
@@ -72,20 +84,6 @@ def _clear(repl: Repl, _rest: str) -> None:
     repl.conversation.clear()
     repl.engine.clear()
     out.talk("forgotten: this is a new conversation")
-
-
-def _undo(repl: Repl, _rest: str) -> None:
-    taken = repl.conversation.undo()
-    if taken is None:
-        raise UsageError("there is no turn to take back")
-    out.talk(f"taken back: {_short(taken)}")
-
-
-def _regen(repl: Repl, _rest: str) -> None:
-    events = repl.conversation.regenerate()
-    if events is None:
-        raise UsageError("there is no answer to make again")
-    repl.show(events)
 
 
 def _stats(repl: Repl, _rest: str) -> None:
@@ -131,11 +129,15 @@ def _map(repl: Repl, rest: str) -> None:
 
 COMMANDS: dict[str, Command] = {
     "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep; /depth map [tokens] draws the answer", _depth),
-    "/set": Command("/set parameter NAME VALUE", "also: system TEXT, verbose, quiet, nohistory", set_),
+    "/set": Command("/set parameter NAME VALUE", "also: system TEXT, format json, nohistory", set_),
     "/show": Command("/show info|parameters|system", "what is loaded and set; also: template", show),
     "/stats": Command("/stats", "what the last answer took", _stats),
-    "/regen": Command("/regen", "the last answer once more", _regen),
-    "/undo": Command("/undo", "take the last turn back", _undo),
+    "/regen": Command("/regen", "the last answer once more", regen),
+    "/undo": Command("/undo", "take the last turn back", undo),
+    "/edit": Command("/edit [TEXT]", "the last question in other words", edit),
+    "/read": Command("/read FILE", "a text file goes with the next question", read),
+    "/context": Command("/context", "how full the context is", context),
+    "/model": Command("/model [REF]", "go on with another model", model),
     "/sessions": Command("/sessions [load|delete NAME]", "conversations that were kept; /load NAME", sessions),
     "/save": Command("/save NAME", "name this conversation, keep it until deleted", save),
     "/load": Command("/load NAME", "go on with a saved conversation", load),
@@ -145,9 +147,5 @@ COMMANDS: dict[str, Command] = {
 }
 ALIASES = {
     "/?": "/help", "/exit": "/bye", "/quit": "/bye", "/new": "/clear", "/retry": "/regen", "/forget": "/undo",
+    "/glob": "/read",
 }  # fmt: skip
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:57] + "..."

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import NotFoundError, UsageError
 from .console import out
 from .figures import engine_lines
 
@@ -24,6 +25,8 @@ def set_(repl: Repl, rest: str) -> None:
     elif word == "system":
         repl.conversation.system = value.strip().strip('"') or None
         out.talk("the system prompt is set" if repl.conversation.system else "no system prompt of our own any more")
+    elif word == "format":
+        _set_format(repl, value.strip())
     elif word in SWITCHES:
         SWITCHES[word](repl)
     elif _parameter_name(word) in _AT_START:
@@ -31,10 +34,36 @@ def set_(repl: Repl, rest: str) -> None:
     elif _parameter_name(word) in PARAMETERS:
         raise UsageError(f"{word} is a parameter", hint=f"/set parameter {rest}")
     else:
-        choices = ("parameter", "system", *SWITCHES)
+        choices = ("parameter", "system", "format", *SWITCHES)
         nearest = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
         hint = f"did you mean /set {nearest[0]}?" if nearest else f"/set knows {', '.join(choices)}"
         raise UsageError(f"/set {word} is not known" if word else "set what?", hint=hint)
+
+
+def _set_format(repl: Repl, value: str) -> None:
+    """`json`, or a file with a JSON schema."""
+    from ..llama import grammar
+
+    if not value:
+        raise UsageError("which format?", hint="/set format json, /set format SCHEMA.json, /set noformat")
+    if value != "json" and not Path(value).expanduser().is_file():
+        raise NotFoundError(f"there is no file {value}", hint="/set format json, or a file with a JSON schema")
+    schema = grammar.ANY_JSON if value == "json" else Path(value).expanduser().read_text(errors="replace")
+    repl.conversation.settings.grammar = grammar.check(repl.engine.model, grammar.from_json_schema(schema))
+    out.talk(f"answers are JSON{'' if value == 'json' else f' of the schema {value}'}; /set noformat ends that")
+
+
+def _noformat(repl: Repl) -> None:
+    repl.conversation.settings.grammar = ""
+    out.talk("answers have any form")
+
+
+def _markdown(on: bool) -> Callable[[Repl], None]:
+    def switch(repl: Repl) -> None:
+        repl.markdown = on
+        out.talk("Markdown is drawn" if on else "Markdown is shown as it is written")
+
+    return switch
 
 
 def _verbose(on: bool) -> Callable[[Repl], None]:
@@ -64,6 +93,7 @@ def _history(keep: bool) -> Callable[[Repl], None]:
 
 SWITCHES: dict[str, Callable[[Repl], None]] = {
     "verbose": _verbose(True), "quiet": _verbose(False), "history": _history(True), "nohistory": _history(False),
+    "noformat": _noformat, "markdown": _markdown(True), "nomarkdown": _markdown(False),
     "wordwrap": _wordwrap(True), "nowordwrap": _wordwrap(False),
 }  # fmt: skip
 
@@ -128,9 +158,15 @@ def _parameters(repl: Repl) -> list[str]:
     return [f"{name:<18} {value}" for name, value in rows.items() if name != "logit_bias"]
 
 
+def _license(repl: Repl) -> list[str]:
+    found = (repl.engine.info.metadata.get(f"general.license{part}") for part in ("", ".name", ".link"))
+    return [str(text) for text in found if text] or ["the file names no license"]
+
+
 SHOWN: dict[str, Callable[[Repl], list[str]]] = {
     "info": lambda repl: engine_lines(repl.engine),
     "parameters": _parameters,
     "system": lambda repl: [repl.conversation.system or "no system prompt of our own; the template may have one"],
+    "license": _license,
     "template": lambda repl: [repl.conversation.format.source or "this model has no chat template"],
 }

@@ -53,6 +53,12 @@ class WordWrap:
 
 def columns(text: str) -> int:
     """Cells of a terminal that a text takes."""
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return len(text)
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
+    return sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    if (char < " " and char != "\t") or unicodedata.combining(char) or unicodedata.category(char) in ("Cf", "Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -158,3 +158,21 @@ def test_a_chat_through_a_pipe_or_with_no_save_leaves_nothing(liquid: Liquid, mo
     terminal.see("\n")
     assert terminal.end() == 0 and saved(liquid) == []
     failed(liquid("chat", "--continue"), 3, "no session has been saved")
+
+
+def test_a_chat_goes_on_with_another_model_and_in_json(liquid: Liquid, model: Path, tmp_path: Path) -> None:
+    other = write_gguf(make_model("moe"), tmp_path / "other.gguf", chat_template=TEMPLATE)
+    typed = f"hello\n/model missing.gguf\n/model {other}\n/context\nmore\n/set format json\n/show info\n"
+    result = liquid("chat", model, *FIXED, stdin=typed)
+    assert result.returncode == 3 and "no file missing.gguf" in result.stderr
+    assert "2 messages" in result.stdout and str(other) in result.stdout and "answers are JSON" in result.stderr
+
+
+def test_markdown_is_drawn_on_a_terminal_unless_it_is_unwanted(liquid: Liquid, model: Path) -> None:
+    args = ("-t", "1", "--grammar", 'root ::= "a **b** `c`"', "-p", "hello", "-st", "--no-save")
+    _, drawn = liquid.on_terminal("chat", model, *args)
+    assert "a \x1b[0m\x1b[1mb\x1b[0m" in drawn and "**" not in drawn
+    for extra, env in (((), {"NO_COLOR": "1"}), (("--raw",), {}), ((), {"TERM": "dumb"})):
+        _, raw = liquid.on_terminal("chat", model, *args, *extra, **env)
+        assert "a **b** `c`" in raw and "\x1b[1m" not in raw
+    assert liquid("run", "-m", model, "hello", *args[:4]).stdout == "a **b** `c`\n"

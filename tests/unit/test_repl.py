@@ -12,11 +12,12 @@ from liquidcli.errors import Interrupted, LiquidError, UsageError
 from liquidcli.runtime.chat import Reply, ReplySettings
 from liquidcli.runtime.depth import DepthPolicy, DepthSetting, DepthStats
 from liquidcli.runtime.events import Event, Summary, Timings
+from liquidcli.ui.completion import candidates, files
 from liquidcli.ui.depth_map import depth_map, token_map
 from liquidcli.ui.figures import engine_line
 from liquidcli.ui.lineedit import PipeReader, is_open, unfold
 from liquidcli.ui.repl import Repl
-from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, words
+from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, sources, words
 
 
 class FakeEngine:
@@ -25,6 +26,7 @@ class FakeEngine:
         self.info = SimpleNamespace(n_ctx=100, n_ctx_train=100, gates=gates, threshold=0.5, name="fake", n_layer=2)
         self.policy = DepthPolicy()
         self.n_held = 10
+        self.info.path, self.info.metadata = "fake.gguf", {"general.license": "mit"}
         self.n_cleared = 0
 
     def set_depth(self, policy: DepthPolicy) -> DepthSetting:
@@ -33,6 +35,9 @@ class FakeEngine:
 
     def held(self) -> list[int]:
         return [0] * self.n_held
+
+    def tokenize(self, text: str, add_special: bool = True) -> list[str]:
+        return text.split()
 
     def depth_stats(self) -> DepthStats:
         return DepthStats(2, n_tokens=4, n_layer_runs=6)
@@ -186,7 +191,7 @@ def test_the_other_settings() -> None:
     ["/set", "/set parameter", "/set parameter temp", "/set parameter temp hot", "/set parameter temp -1", "/set x",
      "/set parameter num_ctx 9", "/set parameter tmp 1", "/set temp 0",
      "/set parameter num_predict -5", "/undo", "/show", "/show y", "/stats", "/depth map", "/depth map x",
-     "/regen"],
+     "/regen", "/edit", "/edit x", "/read", "/read missing", "/set format", "/set format missing"],
 )  # fmt: skip
 def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
     repl = session(typed + "\n")
@@ -252,3 +257,73 @@ def test_the_map_of_tokens_shows_text_and_folds_deep_models() -> None:
     assert all(line.endswith(" 60/120") for line in lines)
     ascii_ = token_map(["a"], [np.array([True, False])], 80, unicode=False)
     assert ascii_[0].split() == ["a", "#.", "1/2"]
+
+
+def test_a_question_is_asked_again_in_other_words(capsys) -> None:
+    repl = session("abc\n/edit xyz\n")
+    assert repl.conversation.turns == ["xyz"] and capsys.readouterr().out == "cba\nzyx\n"
+
+
+def test_a_question_is_edited_where_it_is_typed() -> None:
+    class Typist(PipeReader):
+        interactive, offered = True, []
+
+        def read(self, prefilled: str = "", status: str = "") -> str | None:
+            self.offered.append(prefilled)
+            return super().read()
+
+    reader = Typist(io.StringIO("abc\n/edit\nabcd\n"))
+    Repl(FakeConversation(), reader, FakeKeeper()).run()
+    assert reader.offered == ["", "", "abc", ""]
+
+
+def test_files_go_with_the_next_question_alone(tmp_path, capsys) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"text of {name}\n")
+    (tmp_path / "c.bin").write_bytes(b"\0\1")
+    repl = session(f"/read {tmp_path}/*.txt\nwhat?\nagain\n/read {tmp_path}/c.bin\n")
+    first, second = repl.conversation.turns
+    assert first == "a.txt:\n```\ntext of a.txt\n```\n\nb.txt:\n```\ntext of b.txt\n```\n\nwhat?" and second == "again"
+    said = capsys.readouterr().err
+    assert said.count("go with your next question") == 2 and "is no text" in said
+
+
+def test_the_context_is_drawn_and_the_license_told(capsys) -> None:
+    session("/context\n/show license\n/model\n")
+    assert capsys.readouterr().out == f"[{'#' * 4}{'.' * 36}] 10 of 100 tokens, 10%\n0 messages\nmit\nfake.gguf\n"
+
+
+def test_another_model_is_gone_on_with_only_if_there_is_one() -> None:
+    def find(ref: str) -> None:
+        if ref != "there":
+            raise UsageError("no such model")
+
+    repl = session("/model nowhere\n/model there\nnot read\n", find_model=find)
+    assert repl.next_model == "there" and repl.failure is not None and repl.conversation.turns == []
+
+
+@pytest.mark.parametrize(
+    ("line", "begun", "found"),
+    [
+        ("/dep", "/dep", ["/depth"]),
+        ("/depth f", "/depth f", ["/depth full"]),
+        ("/set parameter top", "top", ["top_k", "top_p"]),
+        ("/load s", "s", ["saved"]),
+        ("hello /dep", "", []),
+        ("/dep\n", "", []),
+    ],
+)
+def test_what_tab_offers(line: str, begun: str, found: list[str]) -> None:
+    known = {**sources(), "/load": lambda text: [name for name in ("saved", "other") if name.startswith(text)]}
+    offered = candidates(line, words(), known)
+    assert (
+        offered[0] == begun and [word for word in offered[1] if not word.startswith("/depth ") or " f" in line] == found
+    )
+
+
+def test_tab_offers_files(tmp_path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("file.txt", ".hidden", "odd\x1b[2J"):
+        (tmp_path / name).touch()
+    assert sorted(files(f"{tmp_path}/")) == [f"{tmp_path}/file.txt", f"{tmp_path}/folder/"]
+    assert files(f"{tmp_path}/.h") == [f"{tmp_path}/.hidden"] and files(f"{tmp_path}/none/x") == []

@@ -1,0 +1,94 @@
+"""Commands that shape what is asked: /read, /edit, /regen, /undo, /context, /model.
+
+Knows turns and files of text. Streaming an answer is the loop's.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NotFoundError, UsageError
+from .console import out
+
+if TYPE_CHECKING:
+    from .repl import Repl
+
+_MAX_FILE_BYTES = 1 << 24
+_METER_COLUMNS = 40
+
+
+def regen(repl: Repl, _rest: str) -> None:
+    events = repl.conversation.regenerate()
+    if events is None:
+        raise UsageError("there is no answer to make again")
+    repl.show(events)
+
+
+def undo(repl: Repl, _rest: str) -> None:
+    out.talk(f"taken back: {_short(_taken(repl))}")
+
+
+def edit(repl: Repl, rest: str) -> None:
+    """The last question again, in other words: those given, or those typed into what it was."""
+    if not rest and not repl.reader.interactive:
+        raise UsageError("/edit needs the new words here", hint="/edit TEXT")
+    taken = _taken(repl)
+    if rest:
+        repl.show(repl.conversation.ask(rest))
+    else:
+        repl.prefilled = taken
+
+
+def _taken(repl: Repl) -> str:
+    taken = repl.conversation.undo()
+    if taken is None:
+        raise UsageError("there is no turn to take back")
+    return taken
+
+
+def read(repl: Repl, rest: str) -> None:
+    """Files of text that go with the next question."""
+    if not rest:
+        raise UsageError("read which file?", hint="/read FILE, or /read *.py")
+    pattern = str(Path(rest).expanduser())
+    found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))  # noqa: PTH207 - from the root, too
+    names = [name for name in found if Path(name).is_file()]
+    if not names:
+        raise NotFoundError(f"there is no file {rest}")
+    for name in names:
+        repl.attached.append(f"{Path(name).name}:\n```\n{_text(Path(name))}\n```")
+        n_tokens = len(repl.engine.tokenize(repl.attached[-1], add_special=False))
+        out.talk(f"{name}: {n_tokens} tokens go with your next question")
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(_MAX_FILE_BYTES + 1)
+    if len(raw) > _MAX_FILE_BYTES:
+        raise UsageError(f"{path} is longer than {_MAX_FILE_BYTES >> 20} MiB, no context holds that")
+    if b"\0" in raw:
+        raise UsageError(f"{path} is no text")
+    return raw.decode("utf-8", "replace").strip("\n")
+
+
+def context(repl: Repl, _rest: str) -> None:
+    used, n_ctx = len(repl.engine.held()), repl.engine.info.n_ctx
+    filled = round(_METER_COLUMNS * used / n_ctx)
+    out.data(f"[{'#' * filled}{'.' * (_METER_COLUMNS - filled)}] {used} of {n_ctx} tokens, {used / n_ctx:.0%}")
+    out.data(f"{len(repl.conversation.turns)} messages{', a system prompt' if repl.conversation.system else ''}")
+
+
+def model(repl: Repl, rest: str) -> None:
+    """Go on with another model; what was said comes along as text."""
+    if not rest:
+        return out.data(str(repl.engine.info.path))
+    repl.find_model(rest)
+    repl.next_model, repl.done = rest, True
+    return None
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."
