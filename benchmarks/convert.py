@@ -39,10 +39,11 @@ from liquidcli.ui.console import out
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 SOURCE_TYPES = {"bf16": "BF16", "f16": "F16"}
-SHARD_BYTES, PATTERN_ITEMS = 5_000_000_000, 1 << 25
+SHARD_BYTES, PATTERN_ITEMS = 5_000_000_000, 1 << 20  # few items: a child begins with its parent's peak
 REDUCTION = 16  # of FlexiDepth's gates and adapters
 ALLOWED_BYTES = 500_000_000  # beside three times the largest tensor
-COLUMNS = ("type", "converter", ">s", ">peak MB", ">of allowed", ">of upstream's s")
+COLUMNS = ("type", "converter", ">s", ">CPU s", ">peak MB", ">of allowed", ">s of upstream's", ">CPU of upstream's")
+RATIOS = ("over_upstream", "cpu_over_upstream")
 
 
 def tensor_shapes(shape: Shape, gated: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -119,6 +120,7 @@ def _write_shard(path: Path, table: list[tuple[str, tuple[int, ...]]], dtype: st
 @dataclass(frozen=True)
 class Run:
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -144,7 +146,7 @@ def measure(command: list[str]) -> Run:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise LiquidError(f"{command[1]} ended with {process.returncode}: {last[-1]}")
-    return Run(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
 def commands(options: argparse.Namespace, folder: Path, outtype: str, target: Path) -> dict[str, list[str]]:
@@ -165,12 +167,15 @@ def compare(options: argparse.Namespace, folder: Path, allowed: int) -> Iterator
                 runs.setdefault(name, []).append(measure(command))
                 target.unlink()
         seconds = {name: statistics.median(run.seconds for run in found) for name, found in runs.items()}
+        cpu = {name: statistics.median(run.cpu_seconds for run in found) for name, found in runs.items()}
         for name, found in runs.items():
             yield {
                 "outtype": outtype, "converter": name, "seconds": round(seconds[name], 2),
                 "all_seconds": [round(run.seconds, 2) for run in found],
+                "cpu_seconds": round(cpu[name], 2),
                 "peak_bytes": max(run.peak_bytes for run in found), "allowed_bytes": allowed,
                 "over_upstream": round(seconds["ours"] / seconds["upstream"], 3) if "upstream" in seconds else None,
+                "cpu_over_upstream": round(cpu["ours"] / cpu["upstream"], 3) if "upstream" in cpu else None,
             }  # fmt: skip
 
 
@@ -211,9 +216,9 @@ def main(args: list[str]) -> None:
         out.json(found)
         return
     rows = [
-        (one["outtype"], one["converter"], f"{one['seconds']:.1f}", f"{one['peak_bytes'] / 1e6:.0f}",
-         f"{one['peak_bytes'] / one['allowed_bytes']:.0%}",
-         f"{one['over_upstream']:.2f}" if one["over_upstream"] and one["converter"] == "ours" else "")
+        (one["outtype"], one["converter"], f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}",
+         f"{one['peak_bytes'] / 1e6:.0f}", f"{one['peak_bytes'] / one['allowed_bytes']:.0%}",
+         *(f"{one[key]:.2f}" if one[key] and one["converter"] == "ours" else "" for key in RATIOS))
         for one in found
     ]  # fmt: skip
     out.table(COLUMNS, rows)

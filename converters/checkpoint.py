@@ -66,6 +66,13 @@ class Checkpoint:
         path = self.folder / name
         return read_json(path) if path.is_file() else None
 
+    def advice(self, name: str) -> dict[str, Any]:
+        """A JSON file that none needs: empty where it is missing or broken."""
+        try:
+            return self.json(name) or {}
+        except (LiquidError, OSError):
+            return {}
+
 
 def open_checkpoint(folder: Path | str) -> Checkpoint:
     """Read config.json and every safetensors header of a folder."""

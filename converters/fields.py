@@ -15,7 +15,7 @@ from gguf import GGUFValueType as Type
 
 from liquidcli.errors import IntegrityError
 
-_PACKING = {Type.UINT32: "<I", Type.INT32: "<i", Type.FLOAT32: "<f", Type.BOOL: "<?"}
+_PACKING = {Type.UINT16: "<H", Type.UINT32: "<I", Type.INT32: "<i", Type.FLOAT32: "<f", Type.BOOL: "<?"}
 _CARRIERS = {Type.UINT32: "<u4", Type.INT32: "<i4", Type.FLOAT32: "<f4", Type.BOOL: "?"}
 
 
@@ -33,6 +33,10 @@ class Field:
         elif self.items is Type.STRING:
             value = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in value]
         return {"key": self.key, "type": f"{self.items.name}[]" if self.items else self.type.name, "value": value}
+
+
+def u16(key: str, value: int) -> Field:
+    return Field(key, int(value), Type.UINT16)
 
 
 def u32(key: str, value: int) -> Field:

@@ -5,6 +5,7 @@ Cheap, printable, JSON-able: what `--dry-run` shows and what `run` executes. Rea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ from liquidcli.errors import LiquidError, UsageError
 from . import fields
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import Config
+from .exits import exit_fields
 from .fields import Field
+from .fp8 import dequantized
 from .provenance import provenance_fields
-from .registry import Architecture, find
+from .registry import find
+from .splits import split_fields, split_outputs
 from .tensors import FILE_TYPES, OUTTYPES, Dropped, Output, guess_outtype, match
 from .tokenizers import no_tokenizer_fields, tokenizer_fields
 from .transforms import SAME
@@ -41,10 +45,22 @@ class Plan:
     generated: dict[str, np.ndarray]
     dropped: tuple[Dropped, ...]
     warnings: tuple[str, ...]
+    split_max_size: int | None = None  # bytes of tensors to a file
+
+    @functools.cached_property
+    def files(self) -> list[tuple[Output, ...]]:
+        """What lies in each file."""
+        return split_outputs(self.outputs, self.split_max_size)
+
+    @functools.cached_property
+    def file_bytes(self) -> list[int]:
+        files = self.files
+        heads = (header(split_fields(self.fields, number, files), own) for number, own in enumerate(files))
+        return [len(head) + data_bytes(own) for head, own in zip(heads, files, strict=True)]
 
     @property
     def size_bytes(self) -> int:
-        return len(header(self.fields, self.outputs)) + data_bytes(self.outputs)
+        return sum(self.file_bytes)
 
     @property
     def parameters(self) -> int:
@@ -57,6 +73,7 @@ class Plan:
             "outtype": self.outtype,
             "parameters": self.parameters,
             "size_bytes": self.size_bytes,
+            **({"file_bytes": self.file_bytes} if len(self.files) > 1 else {}),
             "metadata": {one["key"]: one["value"] for one in (field.as_json() for field in self.fields)},
             "tensors": [output.as_json() for output in self.outputs],
             "dropped": [{"name": one.source.name, "reason": one.reason} for one in self.dropped],
@@ -65,15 +82,24 @@ class Plan:
 
 
 def plan(
-    src: Path | str, outtype: str = "auto", *, exact_gate: bool = False, tokenizer: bool = True, name: str | None = None
+    src: Path | str,
+    outtype: str = "auto",
+    *,
+    exact_gate: bool = False,
+    exit_layers: Sequence[int] | None = None,
+    split_max_size: int | None = None,
+    tokenizer: bool = True,
+    name: str | None = None,
 ) -> Plan:
-    """`exact_gate` keeps a bottleneck gate's last two matrices apart; `tokenizer=False` leaves the tokenizer out.
+    """What to write; the checkpoint's headers are read, its weights are not.
 
-    `name` stands in for the folder's where that says nothing.
+    `exact_gate` keeps a bottleneck gate's last two matrices apart. `exit_layers`: after how many layers a head was
+    trained to read. `split_max_size`: bytes of tensors to a file. `tokenizer=False` leaves the tokenizer out. `name`
+    stands in for the folder's where that says nothing.
     """
     if outtype != "auto" and outtype not in OUTTYPES:
         raise UsageError(f"the output type is {outtype!r}, expected one of {', '.join([*OUTTYPES, 'auto'])}")
-    checkpoint = open_checkpoint(src)
+    checkpoint = dequantized(open_checkpoint(src))
     if outtype == "auto":
         outtype = guess_outtype(checkpoint.tensors.values())
     hf_name, maker = find(checkpoint.config, checkpoint.tensors.keys())
@@ -83,16 +109,24 @@ def plan(
     matched, dropped = match(checkpoint.tensors, model.rows(), model.dims, outtype)
     outputs = [Output(key, one.shape, F32, one.nbytes, (), SAME) for key, one in generated.items()] + matched
     words, warnings = tokenizer_fields(checkpoint, model.n_vocab) if tokenizer else (no_tokenizer_fields(), [])
+    own = model.fields()
+    own += exit_fields(checkpoint, config, exit_layers, own)
     return Plan(
         source=checkpoint.folder,
         architecture=model.gguf_name,
         hf_architecture=hf_name,
         outtype=outtype,
-        fields=_fields(model, outtype, provenance_fields(checkpoint, outputs, name), [*_role_fields(outputs), *words]),
+        fields=_fields(
+            model.gguf_name,
+            outtype,
+            [*provenance_fields(checkpoint, outputs, name), *own],
+            [*_role_fields(outputs), *words],
+        ),
         outputs=tuple(outputs),
         generated=generated,
         dropped=tuple(dropped),
         warnings=(*config.unknown(), *model.warnings(), *warnings),
+        split_max_size=split_max_size,
     )
 
 
@@ -107,17 +141,14 @@ def _role_fields(outputs: Sequence[Output]) -> list[Field]:
     ]
 
 
-def _fields(
-    model: Architecture, outtype: str, provenance: Sequence[Field], words: Sequence[Field]
-) -> tuple[Field, ...]:
+def _fields(name: str, outtype: str, before: Sequence[Field], after: Sequence[Field]) -> tuple[Field, ...]:
     found = [
-        fields.string("general.architecture", model.gguf_name),
+        fields.string("general.architecture", name),
         fields.string("general.type", "model"),
-        *provenance,
-        *model.fields(),
+        *before,
         fields.u32("general.file_type", FILE_TYPES[outtype]),
         fields.u32("general.quantization_version", gguf.GGML_QUANT_VERSION),
-        *words,
+        *after,
     ]
     keys = [field.key for field in found]
     if len(set(keys)) != len(keys):

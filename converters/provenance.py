@@ -13,8 +13,6 @@ from typing import Any
 import gguf
 from gguf import GGUFValueType as Type
 
-from liquidcli.errors import LiquidError
-
 from . import fields
 from .checkpoint import Checkpoint
 from .fields import Field
@@ -56,10 +54,7 @@ def _size_label(outputs: Sequence[Output], total: int) -> str:
 
 
 def _sampling(checkpoint: Checkpoint) -> list[Field]:
-    try:
-        values = checkpoint.json("generation_config.json") or {}
-    except LiquidError:
-        return []
+    values = checkpoint.advice("generation_config.json")
     found = []
     for name, key in SAMPLING.items():
         value = values.get(name)

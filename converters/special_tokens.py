@@ -88,7 +88,7 @@ def _find_words(special: SpecialTokens, tokens: Sequence[str | bytes]) -> None:
 def _read_ends(checkpoint: Checkpoint, special: SpecialTokens, tokens: Sequence[str | bytes]) -> None:
     """generation_config.json may name several tokens that end a text. llama.cpp knows many by their words; the first
     other one becomes the end of turn, more have no key."""
-    ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
+    ends = checkpoint.advice("generation_config.json").get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     numbers = [one for one in ends if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < len(tokens)]
     known = {special.ids.get("eos"), special.ids.get("eot")}

@@ -1,4 +1,4 @@
-"""A GGUF written front to back: header, then tensor after tensor, hashed on the way. Nothing is kept.
+"""A GGUF written front to back: header, then tensor after tensor, hashed on the way. One piece is kept.
 
 Knows the file format, version 3, little-endian. Does not know models, and leaves atomicity to its caller.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -41,15 +42,26 @@ def data_bytes(outputs: Sequence[Output]) -> int:
 
 
 class Writer:
-    """Appends to `file`; `add` may be called several times for one tensor, `end_tensor` once after them."""
+    """Appends to `file`; `add` may be called several times for one tensor, `end_tensor` once after them.
+
+    Writing and hashing lag one piece behind, in a thread: what was added must not be changed.
+    """
 
     def __init__(self, file: BinaryIO, fields: Sequence[Field], outputs: Sequence[Output]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self._outputs = iter(outputs)
         self._in_tensor = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._before: Future | None = None
         self.size_bytes = 0
         self._put(header(fields, outputs))
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
 
     def add(self, data: np.ndarray) -> None:
         """Some of the current tensor's bytes."""
@@ -61,13 +73,24 @@ class Writer:
         output = next(self._outputs)
         if self._in_tensor != output.size_bytes:
             raise ValueError(f"{output.name}: {self._in_tensor} bytes were written, {output.size_bytes} were planned")
-        self._put(bytes(padding(self._in_tensor)))
+        if missing := padding(self._in_tensor):
+            self._put(bytes(missing))
         self._in_tensor = 0
 
     def sha256(self) -> str:
+        """Of everything added, once it is in the file."""
+        self._wait()
         return self._hash.hexdigest()
 
     def _put(self, data: bytes | memoryview) -> None:
+        self._wait()
+        self._before = self._thread.submit(self._append, data)
+        self.size_bytes += len(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._hash.update(data)
-        self.size_bytes += len(data)
+
+    def _wait(self) -> None:
+        if self._before is not None:
+            self._before.result()

@@ -1,7 +1,8 @@
-"""FlexiDepth over Llama (`ddllama`) to GGUF architecture `liquid`, and what its siblings share. ref: arXiv 2503.23798.
+"""FlexiDepth over Llama (`ddllama`) to GGUF architecture `liquid`.
 
 A Llama whose layers `routing_layers` carry a bottleneck gate and an adapter: span 1, K and V always projected, both
 branches scaled by the gate, threshold 0.5. The adapter's `down_proj` is hidden -> m, its `up_proj` is m -> hidden.
+ref: arXiv 2503.23798
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""FlexiDepth over Qwen3 (`ddqwen3`) to GGUF architecture `liquid`: `ddllama` with q/k norms, halves left in place."""
+"""FlexiDepth over Qwen3 (`ddqwen3`) to GGUF architecture `liquid`.
+
+As `ddllama`, with norms on q and k, which K gets too where it is all that a token leaves; halves stay in place.
+"""
 
 from __future__ import annotations
 

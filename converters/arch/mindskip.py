@@ -1,8 +1,8 @@
-"""Router-Tuning / MindSkip checkpoints to GGUF architecture `liquid`: one vector a gated layer. ref: arXiv 2410.13184.
+"""Router-Tuning (MindSkip), one vector a gated layer, to GGUF architecture `liquid`.
 
 `model.layers.{i}.router.weight` [1, h] beside a plain Llama, Mistral, Qwen2 or Qwen3; `granularity` tells what it
 switches. Attention is computed for all tokens, so K and V are always there; only its sum into the state is switched.
-The published code runs at w >= threshold and reads input_layernorm, whatever is switched.
+The published code runs at w >= threshold and reads input_layernorm, whatever is switched. ref: arXiv 2410.13184
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def test_a_huge_sparse_json_file_is_not_read(folder: Path) -> None:
         ("rope_scaling", {"type": "linear", "factor": 0}),
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64,
-                          "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+                          "low_freq_factor": 4.5, "high_freq_factor": 4.0}),
         ("layer_types", ["full_attention"]),
         ("architectures", "LlamaForCausalLM"),
     ],

@@ -140,6 +140,52 @@ def test_encoding_is_ggufs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert encode(values, "F32", gguf.GGMLQuantizationType[kind], "x").tobytes() == wanted.tobytes()
 
 
+def awkward_blocks() -> np.ndarray:
+    """Halves and their neighbours under a scale of one, numbers near zero, blocks of zeros, every exponent."""
+    random = np.random.default_rng(3)
+    halves = (random.integers(-254, 255, (256, 32)) / 2).astype(np.float32)
+    below, above = (np.nextafter(halves, np.float32(end)) for end in (0, 999))
+    for blocks in (halves, below, above):
+        blocks[:, 0] = 127
+    bits = random.integers(0, 1 << 32, (512, 32), dtype=np.uint64).astype(np.uint32).view(np.float32)
+    every = np.where(np.isfinite(bits) & (np.abs(bits) < 8e6), bits, 0)
+    return np.concatenate([halves, below, above, halves * np.float32(1e-40), every, np.zeros((4, 32))]).astype("f4")
+
+
+def test_q8_0_rounds_as_gguf_does() -> None:
+    values = awkward_blocks()
+    with np.errstate(all="ignore"):
+        wanted = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+    assert encode(values, "F32", gguf.GGMLQuantizationType.Q8_0, "x").tobytes() == wanted.tobytes()
+
+
+def test_every_bf16_becomes_its_f16() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    bits = bits[(bits & 0x7FFF) <= 0x477F]  # 65280, the last that F16 can hold
+    wanted = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float16)
+    assert encode(bits, "BF16", gguf.GGMLQuantizationType.F16, "x").tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_by_name(dtype: str, bad: float) -> None:
+    values = np.ones(64, {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "f4"}[dtype])
+    values[7] = bad
+    values = (values.view("u4") >> 16).astype("u2") if dtype == "BF16" else values
+    for kind in ("F32", "F16", "BF16", "Q8_0"):
+        with pytest.raises(IntegrityError, match=r"model\.x holds values that are not finite"):
+            encode(values, dtype, gguf.GGMLQuantizationType[kind], "model.x")
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("F32", 1e5), ("BF16", 65536.0), ("F64", -7e4)])
+def test_numbers_beyond_f16_are_refused(dtype: str, value: float) -> None:
+    values = np.full(32, value, "f8" if dtype == "F64" else "f4")
+    values = (values.view("u4") >> 16).astype("u2") if dtype == "BF16" else values
+    with pytest.raises(IntegrityError, match="beyond the range of F16"):
+        encode(values, dtype, gguf.GGMLQuantizationType.F16, "x")
+    assert encode(values, dtype, gguf.GGMLQuantizationType.F32, "x").size == 32
+
+
 # registry
 
 
