@@ -163,6 +163,14 @@ void liquid_graph::make_kv_inputs() {
     inp_own->make_rotations(ctx0);
 }
 
+// An op of ours is a pointer to a function of this process. Backends that claim every op (RPC) would call it elsewhere.
+static ggml_tensor * liquid_on_cpu(const llm_graph_context & graph, ggml_tensor * op) {
+    if (graph.backend_cpu) {
+        ggml_backend_sched_set_tensor_backend(graph.sched, op, graph.backend_cpu);
+    }
+    return op;
+}
+
 liquid_kv_io liquid_graph::own_kv_io(int il) {
     const int32_t group    = inp_own->cache->group_of[il];
     const bool    windowed = hparams.is_swa(il);
@@ -173,13 +181,14 @@ liquid_kv_io liquid_graph::own_kv_io(int il) {
         ggml_tensor * rows = chosen ? chosen->ids : running;
         ggml_tensor *& idxs = own_idxs[group];
         if (!idxs) {
-            idxs = group < 0 ? inp_kv->get_k_idxs() : inp_own->slots(ctx0, group, kind, rows, n_tokens);
+            idxs = group < 0 ? inp_kv->get_k_idxs() : liquid_on_cpu(*this, inp_own->slots(ctx0, group, kind, rows, n_tokens));
         }
         made.idxs = idxs;
         const bool as_is = group < 0 && !windowed;
         made.mask = inp_kv->get_kq_mask();
         if (!as_is) {
-            made.mask = inp_own->mask(ctx0, group, group < 0 ? LIQUID_ROWS_ALL : kind, group < 0 ? nullptr : rows, windowed, made.mask, idxs);
+            const auto of_rows = group < 0 ? LIQUID_ROWS_ALL : kind;
+            made.mask = liquid_on_cpu(*this, inp_own->mask(ctx0, group, of_rows, group < 0 ? nullptr : rows, windowed, made.mask, idxs));
         }
         if (chosen) {
             chosen->known[made.idxs] = 0;
