@@ -38,8 +38,11 @@ def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversa
     from ..runtime.chat import Conversation, ReplySettings
     from ..runtime.depth import DepthPolicy
     from ..runtime.sampling import SamplingParams, parse_logit_bias
+    from ..ui.depth_words import check_map
 
     policy = DepthPolicy.parse(words["depth"])
+    if words["depth_map"]:
+        check_map(words["depth_map"])
     recommended: dict[str, Any] = default_model.SAMPLING if ref is None else {}
     sampling = SamplingParams(**recommended, logit_bias=parse_logit_bias(words["logit_bias"] or []))
     settings = ReplySettings(

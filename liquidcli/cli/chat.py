@@ -106,8 +106,10 @@ def _one_model(
     ):
         if turns:
             conversation.recall(turns, {})
-        verbose, markdown = options["verbose"], not start.raw
-        repl = Repl(conversation, reader, keeper, verbose=verbose, markdown=markdown, find_model=_find)
+        repl = Repl(
+            conversation, reader, keeper, verbose=options["verbose"], markdown=not start.raw,
+            depth_map=options["depth_map"], find_model=_find,
+        )  # fmt: skip
         repl.run(start.first, single_turn=start.single_turn)
         return repl
 

@@ -43,6 +43,10 @@ JsonSchema = Annotated[
 JsonSchemaFile = Annotated[Path | None, option("-jf", "--json-schema-file", metavar="FILE", help="It, from a file.")]
 Grammar = Annotated[str | None, option("--grammar", metavar="GBNF", help="Answer in what this grammar allows.")]
 GrammarFile = Annotated[Path | None, option("--grammar-file", metavar="FILE", help="It, from a file.")]
+DepthMap = Annotated[
+    Path | None,
+    option("--depth-map", metavar="FILE", help="Draw the layers of each word of the (last) answer: .html or .png."),
+]
 Stats = Annotated[bool, option("--verbose", help="Print what an answer took, after it.")]
 Logs = Annotated[bool, option("-v", "--log-verbose", help="Show llama.cpp's log.")]
 
@@ -86,6 +90,7 @@ def _declared(
     type_k: o.TypeK = "f16",
     type_v: o.TypeV = "f16",
     offline: o.Offline = False,
+    depth_map: DepthMap = None,
     verbose: Stats = False,
     logs: Logs = False,
     quiet: o.Quiet = False,

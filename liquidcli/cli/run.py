@@ -78,6 +78,7 @@ def _stdin_speaks(has_prompt: bool) -> bool:
 
 def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> None:
     from ..ui.answer import AnswerView
+    from ..ui.depth_words import draw_reply
 
     if not conversation.is_chat and options["conversation"] is None and is_terminal(sys.stderr):
         out.talk("this model has no chat template: it goes on with the text instead of answering")
@@ -94,6 +95,8 @@ def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> N
         out.json(_result(conversation))
     else:
         view.end()
+    if options["depth_map"]:
+        draw_reply(options["depth_map"], conversation)
     _comment(conversation, options["verbose"])
 
 

@@ -38,6 +38,7 @@ class Reply:
     pieces: list[str] = field(default_factory=list)  # text per token
     layers: list[np.ndarray] = field(default_factory=list)  # per token [n_layer] bool
     summary: Summary | None = None
+    prompt: list[int] = field(default_factory=list)  # what it answers
 
     def ended(self) -> Summary:
         """The summary of a reply whose events were all taken."""
@@ -138,13 +139,13 @@ class Conversation:
     def _reply(self, *, drop_on_failure: bool) -> Iterator[Event]:
         self.last = reply = Reply()
         try:
-            tokens = self.prompt_tokens()
+            tokens = reply.prompt = self.prompt_tokens()
             settings = self.settings
             for event in self.engine.generate(
                 tokens, settings.sampling, max_tokens=settings.max_tokens, stop=settings.stop,
                 ignore_eos=settings.ignore_eos, grammar=settings.grammar,
             ):  # fmt: skip
-                _note(reply, event)
+                take(reply, event)
                 yield event
         finally:
             if reply.summary or reply.tokens:
@@ -165,7 +166,8 @@ def _all_below(numbers: object, end: int) -> bool:
     return isinstance(numbers, list) and all(type(n) is int and 0 <= n < end for n in numbers)
 
 
-def _note(reply: Reply, event: Event) -> None:
+def take(reply: Reply, event: Event) -> None:
+    """An event as a part of its reply."""
     reply.text += event.text
     if event.token is not None and event.layers is not None:
         reply.tokens.append(event.token)

@@ -6,6 +6,7 @@ Knows the conversation, the reader and the console. Commands live in `repl_comma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ..errors import Interrupted, LiquidError
 from ..runtime.chat import Conversation
@@ -15,6 +16,7 @@ from ..runtime.keeper import Keeper
 from . import repl_commands
 from .answer import AnswerView
 from .console import out
+from .depth_words import draw_reply
 from .figures import answer_line, answer_status, engine_line
 from .lineedit import Reader
 
@@ -26,7 +28,7 @@ class Repl:
 
     def __init__(
         self, conversation: Conversation, reader: Reader, keeper: Keeper, *, verbose: bool = False,
-        markdown: bool = True, find_model: Callable[[str], object] = str,
+        markdown: bool = True, depth_map: Path | None = None, find_model: Callable[[str], object] = str,
     ) -> None:  # fmt: skip
         self.conversation: Conversation = conversation
         self.engine: Engine = conversation.engine
@@ -36,6 +38,7 @@ class Repl:
         self.attached: list[str] = []  # what goes with the next question
         self.find_model: Callable[[str], object] = find_model  # raises where there is none
         self.next_model: str | None = None
+        self.depth_map = depth_map  # where the last answer is drawn
         self.done = False
         self.n_answers = 0
         self.failure: LiquidError | None = None  # the first one; the chat went on
@@ -84,6 +87,8 @@ class Repl:
         view.end()
         self.n_answers += 1
         self._keep()
+        if self.depth_map:
+            draw_reply(self.depth_map, self.conversation)
         summary = self.conversation.last.summary
         if summary is None:
             return

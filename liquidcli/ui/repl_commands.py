@@ -6,18 +6,15 @@ Knows commands and parameters. Reads no keys and draws no prompt.
 from __future__ import annotations
 
 import difflib
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..runtime.depth import DepthPolicy
 from .completion import Source, files
 from .console import out
-from .depth_map import depth_map, token_map
 from .figures import answer_lines, depth_text
+from .repl_depth import compare, depth
 from .repl_sessions import load, save, sessions
 from .repl_settings import PARAMETERS, SHOWN, SWITCHES, set_, show
 from .repl_turns import context, edit, model, read, regen, undo
@@ -51,7 +48,7 @@ def words() -> list[str]:
     """For completion: every command, with the first words after it where they are few."""
     second = {
         "/sessions": ("load", "delete"),
-        "/depth": ("auto", "full", "map"),
+        "/depth": ("auto", "full", "map", "map layers", "map tokens"),
         "/set": ("parameter", "system", "format json", *SWITCHES),
         "/show": tuple(SHOWN),
     }
@@ -98,37 +95,9 @@ def _stats(repl: Repl, _rest: str) -> None:
     out.data(f"context  {len(repl.engine.held())} of {repl.engine.info.n_ctx} tokens")
 
 
-def _depth(repl: Repl, rest: str) -> None:
-    if rest.split(" ")[0] == "map":
-        return _map(repl, rest.removeprefix("map").strip())
-    if rest:
-        setting = repl.engine.set_depth(DepthPolicy.parse(rest))
-        if setting.note:
-            out.warn(setting.note)
-    info = repl.engine.info
-    own = f"; the model's own threshold is tau={info.threshold:g}" if info.gates else "; this model has no gates"
-    out.talk(f"depth {repl.engine.policy}{own}")
-    return None
-
-
-def _map(repl: Repl, rest: str) -> None:
-    reply = repl.conversation.last
-    if not reply.layers:
-        raise UsageError("there is no answer to draw")
-    if rest not in ("", "tokens"):
-        raise UsageError(f"/depth map {rest} is not known", hint="/depth map, or /depth map tokens")
-    width = shutil.get_terminal_size().columns
-    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    if rest:
-        lines = token_map(reply.pieces, reply.layers, width, unicode=unicode)
-    else:
-        lines = depth_map(reply.layers, width, unicode=unicode)
-    for line in lines:
-        out.data(line)
-
-
 COMMANDS: dict[str, Command] = {
-    "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep; /depth map [tokens] draws the answer", _depth),
+    "/depth": Command("/depth auto|full|NN%|tau=0.NN", "how deep; /depth map draws the last answer", depth),
+    "/compare": Command("/compare", "the last answer beside that of every layer", compare),
     "/set": Command("/set parameter NAME VALUE", "also: system TEXT, format json, nohistory", set_),
     "/show": Command("/show info|parameters|system", "what is loaded and set; also: template", show),
     "/stats": Command("/stats", "what the last answer took", _stats),

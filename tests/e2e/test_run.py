@@ -176,3 +176,10 @@ def test_a_closed_pipe_is_no_failure_of_ours(liquid: Liquid, models: Path) -> No
     process.stdout.close()
     err = process.stderr.read()
     assert process.wait(60) in (0, 141) and "Traceback" not in err
+
+
+def test_the_depth_of_the_words_is_drawn_to_a_file(liquid: Liquid, models: Path) -> None:
+    for name, begins in (("map.html", b"<!doctype html>"), ("map.png", b"\x89PNG")):
+        result = liquid("run", "-m", models / "chat.gguf", "hello", *FIXED, "--depth-map", liquid.home / name)
+        assert result.returncode == 0 and (liquid.home / name).read_bytes().startswith(begins), result.stderr
+    failed(liquid("run", "-m", models / "chat.gguf", "hello", "--depth-map", "map.txt"), 2, "FILE.html")

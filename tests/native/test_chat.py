@@ -10,6 +10,7 @@ import pytest
 
 from liquidcli.errors import IntegrityError, LiquidError, UsageError
 from liquidcli.runtime.chat import Conversation, ReplySettings
+from liquidcli.runtime.compare import at_full_depth
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from liquidcli.runtime.keeper import Keeper
@@ -218,3 +219,25 @@ def test_what_a_session_says_of_its_tokens_is_believed_only_where_it_fits(chat: 
         chat.recall(turns, read | odd)
         assert ask(chat, "and the stones").summary.completion_tokens == 8
         chat.undo()
+
+
+def test_an_answer_is_compared_without_touching_the_conversation(chat: Conversation, engine: Engine) -> None:
+    ask(chat, "the river")
+    shallow = ask(chat, "and the stones")
+    held, turns = engine.held(), list(chat.turns)
+    full = at_full_depth(chat)
+    assert full.summary.depth.executed_fraction == 1.0 and len(full.tokens) == 8
+    assert (engine.held(), chat.turns, chat.last) == (held, turns, shallow)
+    assert ask(chat, "more").summary.timings.cache_n == len(held)
+    engine.set_depth(DepthPolicy.parse("full"))
+    try:
+        chat.undo(), chat.undo()
+        assert ask(chat, "and the stones").summary.prompt_tokens > 0
+        assert at_full_depth(chat).tokens == chat.last.tokens
+    finally:
+        engine.set_depth(DepthPolicy.parse("auto"))
+
+
+def test_there_is_nothing_to_compare_before_an_answer(chat: Conversation) -> None:
+    with pytest.raises(UsageError, match="no answer"):
+        at_full_depth(chat)

@@ -215,11 +215,11 @@ def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:
 
 
 def test_stats_and_the_map_of_the_last_answer(capsys) -> None:
-    session("abc\n/stats\n/depth map\n/depth map tokens\n")
+    session("abc\n/stats\n/depth map\n/depth map layers\n/depth map tokens\n")
     shown = capsys.readouterr().out
     assert "1 answer, " in shown
     assert "answer   1 tokens" in shown and "1.5 of 2 layers per token" in shown and "10 of 100 tokens" in shown
-    assert "50% of the layers ran" in shown and "cba" in shown and "1/2" in shown
+    assert "50% of the layers ran" in shown and "cba[1]" in shown and "1/2" in shown
 
 
 @pytest.mark.parametrize(
