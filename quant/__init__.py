@@ -1,5 +1,6 @@
 """GGUF to smaller GGUF: `plan` says what would be done, `run` does it."""
 
+from .imatrix import read_imatrix, write_imatrix
 from .options import Options, key_overrides, optional_tensor_type, overrides, words_of_file
 from .plan import Plan, plan, plan_file, plan_path
 from .run import Result, check_importance, output_paths, run
@@ -29,7 +30,9 @@ __all__ = [
     "plan_file",
     "plan_path",
     "plans_of",
+    "read_imatrix",
     "run",
     "schema",
     "words_of_file",
+    "write_imatrix",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,19 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from liquidcli.errors import IntegrityError
+from liquidcli.files import atomic_output
 from liquidcli.gguf_file import GGUFFile, open_gguf
 
-from .choose import layer_of
+from .choose import layer_of, trimmed
+from .container import header_bytes, string
+from .options import value_bytes
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, N_CHUNKS, CHUNK_TOKENS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _MAX_VALUE_BYTES = 127  # what fits into llama.cpp's key overrides, through which the tool sets these
 _MAX_NAME_BYTES = 1 << 10
+_ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,44 @@ def _read_dat(path: Path) -> Imatrix:
     n_chunks = dat.number()
     dataset = dat.name() if not dat.is_over else ""
     return Imatrix(entries, (dataset,) if dataset else (), n_chunks)
+
+
+def write_imatrix(
+    path: Path,
+    entries: Mapping[str, tuple[np.ndarray, np.ndarray]],  # sums [n_expert, n_per_row], counts [n_expert]
+    *,
+    datasets: Sequence[str],
+    n_chunks: int,
+    chunk_tokens: int,
+) -> None:
+    """The GGUF that llama-imatrix would write."""
+    arrays = {
+        f"{name}{end}": np.ascontiguousarray(part, "<f4").reshape(len(entries[name][1]), -1)
+        for name in sorted(entries)
+        for end, part in zip((SUMS, COUNTS), entries[name], strict=True)
+    }
+    texts = b"".join(string(text) for text in datasets)
+    keys = {
+        "general.type": value_bytes("imatrix"),
+        DATASETS: struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.STRING, len(datasets)) + texts,
+        N_CHUNKS: value_bytes(n_chunks),
+        CHUNK_TOKENS: value_bytes(chunk_tokens),
+    }
+    placed = [_Placed(name, trimmed(array.shape[::-1]), array.nbytes) for name, array in arrays.items()]
+    head = header_bytes(keys, placed, _ALIGNMENT)
+    size_bytes = len(head) + sum(array.nbytes + _ALIGNMENT for array in arrays.values())
+    with atomic_output(path, size_bytes) as part, part.open("wb") as file:
+        file.write(head)
+        for array in arrays.values():
+            file.write(array.tobytes() + bytes(-array.nbytes % _ALIGNMENT))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    name: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    type: int = GGMLQuantizationType.F32
 
 
 def _clip(text: str) -> str:

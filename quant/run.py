@@ -71,9 +71,7 @@ class _Piece:
     padding: int  # bytes after it, where it ends its tensor
 
 
-def run(
-    plan: Plan, out: Path | str, *, n_threads: int | None = None, progress: Progress | None = None
-) -> Result:
+def run(plan: Plan, out: Path | str, *, n_threads: int | None = None, progress: Progress | None = None) -> Result:
     """Write `plan` to `out`. A failure leaves nothing behind; a long job that was stopped goes on when run again."""
     start = time.monotonic()
     if n_threads is not None and n_threads < 1:

@@ -33,9 +33,8 @@ class Shape:
 
 SHAPES = {
     "dense-256": Shape(n_layer=16),
-    "gqa4-512": Shape(n_layer=16, n_embd=512, n_head=8, n_head_kv=2, n_ff=512, tied=True, source=T.F32),
-    "experts8-256": Shape(n_layer=16, n_head_kv=1, n_expert=8),
-    "experts16-256": Shape(n_layer=16, n_head_kv=2, n_expert=16, tied=True),
+    "gqa4-512": Shape(n_layer=8, n_embd=512, n_head=8, n_head_kv=2, n_ff=512, tied=True, source=T.F32),
+    "experts8-256": Shape(n_layer=6, n_head_kv=1, n_expert=8),
     "experts4-512": Shape(n_layer=3, n_embd=512, n_head_kv=2, n_ff=288, n_expert=4, source=T.F32),
     "odd-320": Shape(n_layer=9, n_embd=320, n_head=5, n_head_kv=1, n_ff=80, source=T.BF16),
     "tied-320": Shape(n_layer=2, n_embd=320, n_head=5, n_head_kv=5, n_ff=512, tied=True),

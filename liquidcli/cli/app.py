@@ -24,6 +24,7 @@ from .export import export
 from .failures import explain
 from .fit import fit
 from .gates import gates_app
+from .imatrix import imatrix
 from .list import list_
 from .mistyped import one_dash_word
 from .perplexity import perplexity
@@ -72,6 +73,7 @@ app.command()(chat)
 app.command()(convert)
 app.command()(export)
 app.command()(quantize)
+app.command()(imatrix)
 app.add_typer(gates_app, name="gates")
 app.command()(perplexity)
 app.command()(bench)

@@ -78,7 +78,7 @@ def perplexity(
 
     out.configure(json=json, quiet=quiet)
     policies = [DepthPolicy.parse(word) for word in depth.split(",")]
-    text = _read(file)
+    text = read_text(file, "perplexity")
     settings = {
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,
@@ -94,10 +94,10 @@ def perplexity(
         out.json(results[0] if len(results) == 1 else results)
 
 
-def _read(file: Path | None) -> str:
-    """The text, as llama-perplexity takes it: without its last newline."""
+def read_text(file: Path | None, verb: str) -> str:
+    """The text, as llama-perplexity and its like take it: without its last newline."""
     if file is None:
-        raise UsageError("a text to measure on is needed", hint="liquid perplexity -m MODEL -f FILE")
+        raise UsageError("a text to measure on is needed", hint=f"liquid {verb} -m MODEL -f FILE")
     if not file.exists():
         raise NotFoundError(f"there is no file {file}")
     return file.read_bytes().decode("utf-8", "replace").removesuffix("\n")

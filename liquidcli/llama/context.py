@@ -36,6 +36,7 @@ class ContextParams:
     type_v: str = "f16"
     flash_attn: str = "auto"
     kv_unified: bool = True
+    on_node: Any = None  # a callback of `evaluation`
 
 
 class Context:
@@ -62,6 +63,8 @@ class Context:
         params.type_k = _named(CACHE_TYPES, wanted.type_k, "cache type")
         params.type_v = _named(CACHE_TYPES, wanted.type_v, "cache type")
         params.flash_attn_type = _named(FLASH_ATTN, wanted.flash_attn, "flash attention setting")
+        if wanted.on_node is not None:
+            params.cb_eval = ctypes.cast(wanted.on_node, type(params.cb_eval))
         library.log.reset()
         with ctrl_c.held():
             pointer = self._lib.llama_init_from_model(self.model.pointer, params)
@@ -159,6 +162,10 @@ class Context:
 
     def set_depth(self, mode: depth.Mode, threshold: float) -> bool:
         return depth.set_depth(self.pointer, mode, threshold)
+
+    def set_dense(self) -> None:
+        """Compute skipped rows too and mask them out: every matrix is seen with all tokens."""
+        depth.set_engine(self.pointer, depth.ExecutionEngine.DENSE)
 
     def set_trace(self, on: bool) -> None:
         self._tracing = on and self.model.depth is not None

@@ -58,6 +58,7 @@ class Engine:
         n_seq: int = 1,
         flash_attn: str = "auto",
         kv_unified: bool = True,
+        on_node: Any = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Engine:
         """`n_ctx` 0: the model's own, at most DEFAULT_CTX. File and memory are checked before llama.cpp sees either."""
@@ -74,7 +75,7 @@ class Engine:
         params = ContextParams(
             n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_seq=n_seq, n_threads=threads,
             n_threads_batch=n_threads_batch or threads, type_k=type_k, type_v=type_v, flash_attn=flash_attn,
-            kv_unified=kv_unified,
+            kv_unified=kv_unified, on_node=on_node,
         )  # fmt: skip
         loading = (lambda share: progress(int(share * size_bytes), size_bytes, "loading")) if progress else None
         model = Model(Path(path), n_gpu_layers=_gpu_layers(n_gpu_layers), progress=loading)
@@ -258,6 +259,7 @@ class Engine:
         stop: Sequence[str] = (),
         ignore_eos: bool = False,
         grammar: str = "",
+        n_logprobs: int = -1,
     ) -> Iterator[Event]:
         """Continue `prompt` in sequence 0, keeping what the memory already holds of it. The last event has a summary.
 
@@ -267,7 +269,8 @@ class Engine:
         self._check_prompt(tokens)
         sampling = (sampling or SamplingParams()).seeded()
         with ctrl_c:
-            yield from Generation(self, Request(tokens, sampling, max_tokens, stop, ignore_eos, grammar)).events()
+            request = Request(tokens, sampling, max_tokens, stop, ignore_eos, grammar, n_logprobs)
+            yield from Generation(self, request).events()
 
     def held(self) -> list[int]:
         """Tokens of sequence 0 in the memory, as far as they are known."""

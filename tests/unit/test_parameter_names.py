@@ -9,7 +9,7 @@ import pytest
 
 from liquidcli.runtime import engine, fit, hellaswag, perplexity
 
-ENGINE = set(inspect.signature(engine.Engine.load).parameters) - {"path", "n_seq", "kv_unified", "progress"}
+ENGINE = set(inspect.signature(engine.Engine.load).parameters) - {"path", "n_seq", "kv_unified", "on_node", "progress"}
 FLAGS = {"ctx_size", "batch_size", "ubatch_size", "threads", "gpu_layers", "cache_type_k", "cache_type_v", "chunks"}
 
 
