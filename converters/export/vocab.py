@@ -112,7 +112,7 @@ def _read_bpe(f: GGUFFile, words: Words) -> None:
         else:
             lost += 1
     if lost:
-        words.warnings.append(f"{lost} merges name tokens that are not in the vocabulary and were left out")
+        words.warnings.append(f"merges left out because they name tokens that are not in the vocabulary: {lost}")
 
 
 def _read_ids(f: GGUFFile, words: Words) -> None:
