@@ -58,7 +58,7 @@ class Engine:
         n_seq: int = 1,
         flash_attn: str = "auto",
         kv_unified: bool = True,
-        on_node: Any = None,
+        on_node: object | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Engine:
         """`n_ctx` 0: the model's own, at most DEFAULT_CTX. File and memory are checked before llama.cpp sees either."""

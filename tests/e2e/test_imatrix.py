@@ -43,6 +43,7 @@ def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("imatrix", "-m", model, "-f", random_models.TEXT, "-c", 4096), 2, "needs at least 8192")
     text = tmp_path / "text"
     text.write_text("no matrix")
-    failed(liquid("quantize", model, "Q8_0", "--allow-requantize", "--imatrix", text), 6, "neither a GGUF file nor a whole importance")
-    failed(liquid("quantize", model, "Q8_0", "--allow-requantize", "--imatrix", model), 6, "is no importance matrix")
+    words = ["quantize", model, "Q8_0", "--allow-requantize", "--imatrix"]
+    failed(liquid(*words, text), 6, "neither a GGUF file nor a whole importance matrix")
+    failed(liquid(*words, model), 6, "is no importance matrix")
     assert not (tmp_path / "imatrix.gguf").exists()
