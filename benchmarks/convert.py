@@ -82,11 +82,11 @@ def config(shape: Shape, gated: bool, dtype: str) -> dict[str, Any]:
     return {**words, **(routed if gated else {})}
 
 
-def write_checkpoint(folder: Path, shape: Shape, gated: bool, dtype: str) -> int:
-    """The folder's size; its numbers are a run of random ones over and over."""
+def write_checkpoint(folder: Path, shape: Shape, gated: bool, dtype: str, sparse: bool) -> int:
+    """The folder's size; its numbers are a run of random ones over and over, or zeros that take no room."""
     table = list(tensor_shapes(shape, gated))
     total = sum(2 * int(np.prod(size)) for _, size in table)
-    check_space(folder, total)
+    check_space(folder, 0 if sparse else total)
     (folder / "config.json").write_text(json.dumps(config(shape, gated, dtype)))
     values = (np.random.default_rng(1).standard_normal(PATTERN_ITEMS, np.float32) * 0.02).astype(np.float32)
     pattern = (values.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bf16" else values.astype(np.float16)
@@ -98,7 +98,7 @@ def write_checkpoint(folder: Path, shape: Shape, gated: bool, dtype: str) -> int
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(folder / file, shard, SOURCE_TYPES[dtype], data)
+        _write_shard(folder / file, shard, SOURCE_TYPES[dtype], b"" if sparse else data)
         weight_map |= dict.fromkeys((name for name, _ in shard), file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return total
@@ -113,8 +113,9 @@ def _write_shard(path: Path, table: list[tuple[str, tuple[int, ...]]], dtype: st
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for first in range(0, end, len(data)):
+        for first in range(0, end if data else 0, len(data) or 1):
             file.write(memoryview(data)[: min(len(data), end - first)])
+        file.truncate(8 + len(text) + end)
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     add("--shape", choices=dense, default="llama-3.2-1b")
     add("--gated", action="store_true", help="FlexiDepth's gates and adapters in the upper half of the layers")
     add("--dtype", choices=sorted(SOURCE_TYPES), default="bf16", help="of the checkpoint (default: bf16)")
+    add("--sparse", action="store_true", help="zeros, which take no room on the disk, instead of random weights")
     add("--outtype", choices=OUTTYPES, action="append", help="(default: f16)")
     add("--rounds", type=int, default=1)
     add("--upstream", type=Path, help="folder with convert_hf_to_gguf.py")
@@ -208,7 +210,7 @@ def main(args: list[str]) -> None:
         folder.mkdir()
         for path in sorted(options.tokenizer.glob("*token*")) if options.tokenizer else ():
             shutil.copy(path, folder)
-        size_bytes = write_checkpoint(folder, shape, options.gated, options.dtype)
+        size_bytes = write_checkpoint(folder, shape, options.gated, options.dtype, options.sparse)
         largest = max(2 * int(np.prod(size)) for _, size in tensor_shapes(shape, options.gated))
         out.talk(f"{shape.name}: {size_bytes / 1e9:.1f} GB {options.dtype}, largest tensor {largest / 1e6:.0f} MB")
         found = list(compare(options, folder, 3 * largest + ALLOWED_BYTES))

@@ -16,7 +16,7 @@ _HALVES = {"attn": "depth_gate_attn", "ffn": "depth_gate_ffn"}
 
 
 def describe(f: GGUFFile) -> dict[str, Any]:
-    """architecture, parameters, size_bytes, file_type, metadata, depth."""
+    """architecture, parameters, size_bytes, file_type, metadata, depth, exit_layers."""
     return {
         "path": str(f.path),
         "architecture": f.architecture,
@@ -26,6 +26,7 @@ def describe(f: GGUFFile) -> dict[str, Any]:
         "file_type": file_type(f),
         "metadata": {key: _short(value) for key, value in f.metadata.items()},
         "depth": depth(f),
+        "exit_layers": exit_layers(f),
     }
 
 
@@ -68,6 +69,12 @@ def file_type(f: GGUFFile) -> str:
         for tensor in f.tensors.values():
             sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size_bytes
         return max(sizes, key=lambda name: sizes[name], default="unknown")
+
+
+def exit_layers(f: GGUFFile) -> list[int] | None:
+    """After how many layers norm and head were trained to read; no gate acts on it."""
+    layers = f.metadata.get("liquid.exit_layers")
+    return layers if isinstance(layers, list) else None
 
 
 def depth(f: GGUFFile) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def _print(about: dict[str, Any]) -> None:
             ("embedding length", metadata.get(f"{arch}.embedding_length", "-")),
             ("layers", metadata.get(f"{arch}.block_count", "-")),
             *_depth_lines(about["depth"]),
+            *_exit_lines(about["exit_layers"]),
         ]
     )
     if "tensors" in about:
@@ -87,6 +88,10 @@ def _depth_lines(depth: dict[str, Any] | None) -> list[tuple[str, str]]:
         pairs = " ".join(f"{p['executed_fraction']:.0%}@{p['threshold']:.2f}" for p in calibration)
         lines.append(("calibration", f"{pairs} (layers run @ tau)"))
     return lines
+
+
+def _exit_lines(layers: list[int] | None) -> list[tuple[str, str]]:
+    return [("exit layers", f"{', '.join(map(str, layers))}: the head was trained to read there too")] if layers else []
 
 
 def _cut(value: Any) -> str:

@@ -95,6 +95,41 @@ def test_the_old_file_stays_when_the_new_one_fails(liquid: Liquid, tmp_path: Pat
     assert (tmp_path / "x.gguf").read_bytes() == b"old" and not list(tmp_path.glob("*.part"))
 
 
+def test_exit_layers_are_noted_and_shown(liquid: Liquid, tmp_path: Path) -> None:
+    write_llama(tmp_path / "Tiny", {"num_hidden_layers": 6})
+    assert liquid("convert", "Tiny", "--exit-layers", "4,2", "-o", "x.gguf", "-q").returncode == 0
+    assert "exit layers" in liquid("show", "x.gguf").stdout
+    assert json.loads(liquid("show", "x.gguf", "--json").stdout)["exit_layers"] == [2, 4]
+    failed(liquid("convert", "Tiny", "--exit-layers", "9"), 2, "1 to 5 were expected")
+    failed(liquid("convert", "Tiny", "--exit-layers", "two"), 2, "numbers with commas")
+
+
+def test_several_files(liquid: Liquid, tmp_path: Path) -> None:
+    write_llama(tmp_path / "Tiny")
+    result = liquid("convert", "Tiny", "--split-max-size", "30K", "--outtype", "f16", "-o", "x.gguf")
+    paths = result.stdout.split()
+    assert result.returncode == 0 and len(paths) > 1 and paths[0] == f"x-00001-of-{len(paths):05}.gguf"
+    with open_gguf(tmp_path / paths[0]) as f:
+        assert len(f.tensors) == 21
+    told = json.loads(liquid("convert", "Tiny", "--split-max-size", "30K", "-o", "y.gguf", "--json").stdout)
+    assert [Path(one["path"]).name[1:] for one in told["files"]] == [path[1:] for path in paths]
+    assert told["files"][0]["sha256"] == told["sha256"]
+    assert sum(one["size_bytes"] for one in told["files"]) == told["size_bytes"]
+    planned = json.loads(liquid("convert", "Tiny", "--split-max-size", "30K", "--dry-run", "--json").stdout)
+    assert len(planned["file_bytes"]) == len(paths)
+    failed(liquid("convert", "Tiny", "--split-max-size", "much"), 2, "is no size")
+
+
+def test_the_list_of_architectures(liquid: Liquid) -> None:
+    result = liquid("convert", "--list")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert any(line.startswith("DDLlamaForCausalLM ") and "`liquid`" in line for line in lines)
+    told = json.loads(liquid("convert", "--list", "--json").stdout)
+    assert {one["architecture"] for one in told} >= {"LlamaForCausalLM", "DDQwen3ForCausalLM", "LiquidForCausalLM"}
+    assert all(one["family"] and one["summary"] for one in told) and len(told) == len(lines) - 1
+
+
 def write_big(folder: Path) -> Path:
     """Half a gigabyte of zeros that take no room on the disk."""
     config = {**CONFIG, "intermediate_size": 1 << 20}

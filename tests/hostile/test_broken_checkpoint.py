@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,15 @@ def test_a_huge_sparse_json_file_is_not_read(folder: Path) -> None:
     refused(folder, IntegrityError, "more than any such file needs")
 
 
+NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size", "architectures")
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_configuration_without_a_key_that_is_needed(folder: Path, key: str) -> None:
+    write_json(folder / "config.json", {name: value for name, value in CONFIG.items() if name != key})
+    refused(folder, IntegrityError, "config.json", key.removesuffix("s"))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -215,6 +225,15 @@ def raw(header: Any, data: bytes = b"") -> bytes:
 )  # fmt: skip
 def test_broken_headers(folder: Path, data: bytes) -> None:
     refused(weights(folder, data), IntegrityError, "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [10 << 30, 1 << 50])
+def test_gigabytes_claimed_by_a_kilobyte(folder: Path, size: int) -> None:
+    """Told from the header and the file's size, before anything is allocated."""
+    entry = {"dtype": "F16", "shape": [size // 64, 32], "data_offsets": [0, size]}
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(weights(folder, raw({"model.embed_tokens.weight": entry}, bytes(900))), IntegrityError, "cut short")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 1 << 16  # KiB
 
 
 def test_every_cut_of_a_file_is_seen(folder: Path) -> None:
@@ -397,6 +416,24 @@ def test_another_shape_than_the_configuration_says(folder: Path) -> None:
 
 def test_weights_that_are_integers(tmp_path: Path) -> None:
     refused(write_llama(tmp_path / "m", dtype="I64"), IntegrityError, "stored as I64")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("split_max_size", [None, 20_000])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, bad: float, split_max_size: int | None) -> None:
+    tensors = llama_tensors()
+    tensors["model.layers.1.self_attn.o_proj.weight"][3, 3] = bad
+    folder = write_llama(tmp_path / "m", tensors=tensors)
+    with pytest.raises(IntegrityError, match=r"model\.layers\.1\.self_attn\.o_proj\.weight holds values that are not"):
+        converters.run(converters.plan(folder, "q8_0", split_max_size=split_max_size), tmp_path / "out.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_link_out_of_the_folder_is_the_hubs_own_way(tmp_path: Path, folder: Path) -> None:
+    """Its cache links every file to a blob elsewhere; an index may not lead elsewhere by itself."""
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert converters.plan(folder, "f16").size_bytes
 
 
 def test_a_file_that_shrinks_between_plan_and_run(folder: Path) -> None:
