@@ -33,6 +33,8 @@ def shared(keys: Keys, *, theta: float = 10000.0) -> dict[str, Any]:
     """What every Llama-shaped configuration has."""
     f = keys.file
     n_head, n_embd = keys.integer("attention.head_count"), keys.integer("embedding_length")
+    if n_head < 1:
+        raise keys.wrong("attention.head_count", n_head, "at least one head")
     head_dim = keys.integer("attention.key_length", n_embd // n_head)
     if keys.integer("attention.value_length", head_dim) != head_dim:
         raise keys.wrong("attention.value_length", keys.raw("attention.value_length"), f"{head_dim}, as for keys")

@@ -101,7 +101,7 @@ def _check_generated(f: GGUFFile, generated: dict[str, Any]) -> None:
 
 
 def _files(f: GGUFFile, config: dict[str, Any], words: Words | None, shards: list[Shard]) -> dict[str, bytes]:
-    files = {}
+    files: dict[str, bytes] = {}
     if words:
         config = config | token_ids(words)
         files |= tokenizer_files(words, config["max_position_embeddings"])

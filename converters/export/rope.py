@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from liquidcli.errors import LiquidError
+from liquidcli.errors import IntegrityError, LiquidError
 
 from ..rope import Rope
 from ..rope_factors import rope_tensors
@@ -39,15 +39,24 @@ def rope_parameters(keys: Keys, head_dim: int, default_theta: float = 10000.0) -
         return found | _yarn(keys, scale, magnitude)
     if LONG in keys.file.tensors or SHORT in keys.file.tensors:
         context = keys.integer("rope.scaling.original_context_length")
-        return found | _given(keys, keys.file.array(LONG), keys.file.array(SHORT), context, magnitude)
+        return found | _given(
+            keys, _divisors(keys, LONG, head_dim), _divisors(keys, SHORT, head_dim), context, magnitude
+        )
     if FACTORS in keys.file.tensors:
-        factors = keys.file.array(FACTORS)
+        factors = _divisors(keys, FACTORS, head_dim)
         ruled = None if magnitude is not None else _llama3(factors, theta, head_dim)
         return found | (ruled or _given(keys, factors, factors, keys.integer("context_length"), magnitude))
     if kind == "linear":
         return found | {"rope_type": "linear", "factor": shortest(scale)}
     if kind != "none" or magnitude is not None:
         raise LiquidError(f"{keys.file.path}: rope.scaling.type {kind!r} is not exported as it stands there")
+    return found
+
+
+def _divisors(keys: Keys, name: str, head_dim: int) -> np.ndarray:
+    found = keys.file.array(name)
+    if found.shape != (head_dim // 2,):
+        raise IntegrityError(f"{keys.file.path}: {name} has the shape {list(found.shape)}, expected [{head_dim // 2}]")
     return found
 
 
@@ -101,7 +110,7 @@ def _solved(factors: np.ndarray, theta: float, head_dim: int) -> list[Rope]:
     """Where 1/factor runs from 1/F to 1 it is a line in 1/wavelen; low_freq_factor is 1 by choice of the context."""
     largest = float(factors.max())
     wavelen = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    if largest <= 1 or factors.shape != wavelen.shape:
+    if largest <= 1:
         return []
     between = (factors > 1) & (factors < largest)
     rise = 1 - 1 / largest
@@ -125,7 +134,7 @@ def _in_the_gap(wavelen: np.ndarray, smooth: np.ndarray) -> list[tuple[float, fl
     inside = np.flatnonzero((smooth > 0) & (smooth < 1))
     first = float(wavelen[inside[0]]) if inside.size else longest_kept
     last = min(shortest_scaled, 16 * max(first, 1.0))
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     for share in (0.5, 0.25, 0.75, 0.9, 0.1, 0.02):
         context = round(first + share * (last - first))
         if inside.size:
