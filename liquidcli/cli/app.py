@@ -28,6 +28,7 @@ from .imatrix import imatrix
 from .list import list_
 from .mistyped import one_dash_word
 from .perplexity import perplexity
+from .presets import Presets, presets
 from .prune import prune
 from .pull import pull
 from .quantize import quantize
@@ -115,11 +116,13 @@ def _open_closed_streams() -> None:
 
 def execute(args: list[str]) -> int:
     """One command line to an exit code; every failure becomes a sentence on stderr."""
+    preset = Presets()
     try:
         command = typer.main.get_command(app)
         if error := one_dash_word(command, args):
             raise error
-        return command(args, prog_name="liquid", standalone_mode=False) or 0
+        verb, preset = presets(command, args)
+        return command(args, prog_name="liquid", standalone_mode=False, default_map={verb: preset.values}) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -128,6 +131,8 @@ def execute(args: list[str]) -> int:
 
             traceback.print_exc()
         failure = explain(error)
+        if source := preset.sources.get(getattr(getattr(error, "param", None), "name", "")):
+            failure.hint = f"it comes from {source}"
         if failure.message.startswith("Usage: "):
             out.data(failure.message)
         else:

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
-from . import resuming
+from . import presets, resuming
 from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def chat(
         raise UsageError(f"both {ref} and -m {options['model']} name a model", hint="give one of them")
     said = [options["prompt"], a.read_text(options["file"]) if options["file"] else None]
     first = "\n\n".join(filter(None, said))
-    talk(options, options["model"] or ref, Start(first, single_turn, continue_, resume, no_save, raw))
+    ref = options["model"] or ref or (None if continue_ or resume else presets.model("chat"))
+    talk(options, ref, Start(first, single_turn, continue_, resume, no_save, raw))
 
 
 def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:

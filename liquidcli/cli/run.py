@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import closing
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,21 +15,33 @@ from ..errors import Interrupted, UsageError
 from ..ui.console import is_terminal, out
 from . import answering as a
 from . import options as o
+from . import presets
 from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
     from ..runtime.chat import Conversation
-    from ..runtime.events import Event
+    from ..runtime.engine import Engine
+    from ..runtime.events import Event, Likelihood
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[REF] [PROMPT]", show_default=False, autocompletion=o.complete_refs),
+]
 JsonLines = Annotated[bool, o.option("--jsonl", help="Print a JSON object per token, and the result as the last one.")]
+
+LogProbs = Annotated[
+    int | None,
+    o.option("--logprobs", metavar="N", min=0, max=100, help="With --json: each token's logprob, and the N likeliest."),
+]
 
 
 @takes_conversation_options
 def run(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[REF] [PROMPT]", show_default=False)] = None,
+    words: Words = None,
     *,
     json: o.Json = False,
     jsonl: JsonLines = False,
+    n_logprobs: LogProbs = None,
     **options: Any,
 ) -> None:
     """Answer one prompt: an argument, standard input, or both. With neither, on a terminal: a chat.
@@ -37,6 +50,7 @@ def run(
     """
     out.configure(json=json or jsonl, quiet=options["quiet"])
     ref, said = _ref_and_prompt(words or [], options["model"])
+    ref = ref or presets.model("run")
     text = _prompt([options["prompt"], a.read_text(options["file"]) if options["file"] else None, said])
     if text is None:
         if json or jsonl:
@@ -44,8 +58,11 @@ def run(
         from .chat import Start, talk
 
         return talk(options, ref, Start())
+    if n_logprobs is not None and not (json or jsonl):
+        raise UsageError("--logprobs are a part of the JSON", hint="add --json, or --jsonl")
     with a.conversation(options, ref) as conversation:
-        _answer(conversation, text, options | {"jsonl": jsonl, "json": json})
+        conversation.settings.n_logprobs = -1 if n_logprobs is None else n_logprobs
+        _answer(conversation, text, {**options, "jsonl": jsonl, "json": json})
     return None
 
 
@@ -83,12 +100,12 @@ def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> N
     if not conversation.is_chat and options["conversation"] is None and is_terminal(sys.stderr):
         out.talk("this model has no chat template: it goes on with the text instead of answering")
     view = AnswerView()
-    for event in conversation.ask(text):
-        if options["jsonl"]:
-            if event.summary is None:
-                _line(_token(event))
-        elif not options["json"]:
-            view.feed(event.text)
+    with closing(conversation.ask(text)) as events:
+        for event in events:
+            if options["jsonl"] and event.summary is None:
+                _line(_token(event, conversation.engine))
+            elif not (options["json"] or options["jsonl"]):
+                view.feed(event.text)
     if options["jsonl"]:
         _line(_result(conversation))
     elif options["json"]:
@@ -104,18 +121,33 @@ def _line(value: dict[str, Any]) -> None:
     out.data(dumps(value))
 
 
-def _token(event: Event) -> dict[str, Any]:
-    return {
+def _token(event: Event, engine: Engine) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "text": event.text,
         "token": event.token,
         "layers_run": event.layers_run,
         "layers_total": event.layers_total,
     }
+    if event.likelihood and event.token is not None:
+        fields["logprobs"] = _likely(event.token, event.likelihood, engine)
+    return fields
+
+
+def _likely(token: int, likely: Likelihood, engine: Engine) -> dict[str, Any]:
+    return {
+        **_named(token, likely.logprob, engine),
+        "top_logprobs": [_named(other, logprob, engine) for other, logprob in likely.top],
+    }
+
+
+def _named(token: int, logprob: float, engine: Engine) -> dict[str, Any]:
+    raw = engine.detokenize_piece(token, special=True)
+    return {"token": raw.decode("utf-8", "replace"), "id": token, "bytes": list(raw), "logprob": round(logprob, 6)}
 
 
 def _result(conversation: Conversation) -> dict[str, Any]:
-    summary = conversation.last.ended()
-    return {
+    reply, summary = conversation.last, conversation.last.ended()
+    result = {
         "text": conversation.last.text,
         "model": str(conversation.engine.info.path),
         "usage": {"prompt_tokens": summary.prompt_tokens, "completion_tokens": summary.completion_tokens},
@@ -124,6 +156,10 @@ def _result(conversation: Conversation) -> dict[str, Any]:
         "finish_reason": summary.finish_reason,
         "seed": summary.seed,
     }
+    if reply.likelihoods:
+        pairs = zip(reply.tokens, reply.likelihoods, strict=True)
+        result["logprobs"] = {"content": [_likely(*pair, conversation.engine) for pair in pairs]}
+    return result
 
 
 def _comment(conversation: Conversation, verbose: bool) -> None:

@@ -5,14 +5,14 @@ Knows messages and which tokens are already in the memory. Does not know termina
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .engine import Engine
-from .events import Event, Summary
+from .events import Event, Likelihood, Summary
 from .prompt import PromptTokenizer
 from .sampling import SamplingParams
 from .template import ChatFormat, Message, PlainFormat, chat_format
@@ -27,6 +27,7 @@ class ReplySettings:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     grammar: str = ""  # GBNF that answers keep to
+    n_logprobs: int = -1  # likeliest tokens told with each token; -1: not even its own
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Reply:
     tokens: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)  # text per token
     layers: list[np.ndarray] = field(default_factory=list)  # per token [n_layer] bool
+    likelihoods: list[Likelihood] = field(default_factory=list)  # per token, where asked for
     summary: Summary | None = None
     prompt: list[int] = field(default_factory=list)  # what it answers
 
@@ -76,12 +78,12 @@ class Conversation:
     def close(self) -> None:
         self.format.close()
 
-    def ask(self, text: str) -> Iterator[Event]:
+    def ask(self, text: str) -> Generator[Event]:
         """Events of the reply. Afterwards, also after an interruption, the turn and what was said are in `turns`."""
         self.turns.append({"role": "user", "content": text})
         return self._reply(drop_on_failure=True)
 
-    def regenerate(self) -> Iterator[Event] | None:
+    def regenerate(self) -> Generator[Event] | None:
         """The last reply once more; None when there is nothing to repeat."""
         if self.turns and self.turns[-1]["role"] == "assistant":
             self.turns.pop()
@@ -136,7 +138,7 @@ class Conversation:
                 return [*tokens, *self._tokenizer.tokens(rest, add_special=False)]
         return []
 
-    def _reply(self, *, drop_on_failure: bool) -> Iterator[Event]:
+    def _reply(self, *, drop_on_failure: bool) -> Generator[Event]:
         self.last = reply = Reply()
         try:
             tokens = reply.prompt = self.prompt_tokens()
@@ -144,6 +146,7 @@ class Conversation:
             for event in self.engine.generate(
                 tokens, settings.sampling, max_tokens=settings.max_tokens, stop=settings.stop,
                 ignore_eos=settings.ignore_eos, grammar=settings.grammar,
+                n_logprobs=settings.n_logprobs,
             ):  # fmt: skip
                 take(reply, event)
                 yield event
@@ -173,6 +176,7 @@ def take(reply: Reply, event: Event) -> None:
         reply.tokens.append(event.token)
         reply.pieces.append(event.text)
         reply.layers.append(event.layers)
+        reply.likelihoods += [event.likelihood] if event.likelihood else []
     elif event.text and reply.pieces:
         reply.pieces[-1] += event.text
     reply.summary = event.summary or reply.summary

@@ -48,6 +48,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How likely the model found a token, before any sampler, and which ones it found likeliest."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token, logprob), likeliest first
+
+
+def likelihood(logits: np.ndarray, token: int, n_top: int) -> Likelihood:  # [n_vocab] float32
+    shifted = logits.astype(np.float64) - logits.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    best = np.argsort(-logprobs, kind="stable")[:n_top]
+    return Likelihood(float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))
+
+
+@dataclass(frozen=True)
 class Event:
     """One token, or the end. `layers` belong to the evaluation that produced the token."""
 
@@ -57,6 +72,7 @@ class Event:
     layers_total: int = 0
     layers: np.ndarray | None = None  # [layers_total] bool
     summary: Summary | None = None  # only in the last event
+    likelihood: Likelihood | None = None  # where it was asked for
 
 
 def _rate(n: int, ms: float) -> float | None:

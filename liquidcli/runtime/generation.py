@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..llama.interrupt import ctrl_c
 from ..llama.sampler import SamplerChain
 from .depth import DepthStats
-from .events import Event, Summary, Timings
+from .events import Event, Likelihood, Summary, Timings, likelihood
 from .sampling import SamplingParams, StopStrings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Request:
     stop: Sequence[str] = ()
     ignore_eos: bool = False
     grammar: str = ""  # GBNF
+    n_logprobs: int = -1  # likeliest tokens told with each one; -1: not even its own
 
 
 class Generation:
@@ -75,15 +76,21 @@ class Generation:
                 token, layers = chain.sample(), engine.last_layers()
                 if self._ends(token):
                     return "stop"
+                likely = self._likelihood(token)
                 self._n_predicted += 1
                 self._predicted_ms = _ms_since(started)
                 text = self._stops.feed(self._decoder.decode(engine.detokenize_piece(token)))
-                yield Event(text, token, int(layers.sum()), engine.info.n_layer, layers)
+                yield Event(text, token, int(layers.sum()), engine.info.n_layer, layers, likelihood=likely)
                 if not self._over() and not engine.extend([token]):
                     return "interrupted"
             return reason
         finally:
             chain.close()
+
+    def _likelihood(self, token: int) -> Likelihood | None:
+        if self._request.n_logprobs < 0:
+            return None
+        return likelihood(self._engine.context.logits(1)[0], token, self._request.n_logprobs)
 
     def _ends(self, token: int) -> bool:
         wanted = self._request.grammar or not self._request.ignore_eos

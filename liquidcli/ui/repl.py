@@ -5,7 +5,8 @@ Knows the conversation, the reader and the console. Commands live in `repl_comma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import Interrupted, LiquidError
@@ -79,11 +80,12 @@ class Repl:
             out.error(error)
             self.failure = self.failure or error
 
-    def show(self, events: Iterator[Event]) -> None:
+    def show(self, events: Generator[Event]) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
         view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
-        for event in events:
-            view.feed(event.text)
+        with closing(events):  # also when nobody reads any more: the model is given back after this
+            for event in events:
+                view.feed(event.text)
         view.end()
         self.n_answers += 1
         self._keep()

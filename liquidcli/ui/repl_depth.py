@@ -68,7 +68,7 @@ def _map(repl: Repl, rest: str) -> None:
 
 def compare(repl: Repl, _rest: str) -> None:
     """The last answer beside what every layer would have said to the same words."""
-    from ..runtime.compare import at_full_depth
+    from ..runtime.beside import at_full_depth
 
     last = repl.conversation.last
     full = at_full_depth(repl.conversation)

@@ -176,3 +176,11 @@ def test_markdown_is_drawn_on_a_terminal_unless_it_is_unwanted(liquid: Liquid, m
         _, raw = liquid.on_terminal("chat", model, *args, *extra, **env)
         assert "a **b** `c`" in raw and "\x1b[1m" not in raw
     assert liquid("run", "-m", model, "hello", *args[:4]).stdout == "a **b** `c`\n"
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_a_chat(liquid: Liquid, model: Path) -> None:
+    options = ("-t", "1", "--ignore-eos", "-c", "100000", "-p", "hello")
+    process = liquid.start("chat", model, *options)
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(60) in (0, 141), "and not by a signal"

@@ -183,3 +183,23 @@ def test_the_depth_of_the_words_is_drawn_to_a_file(liquid: Liquid, models: Path)
         result = liquid("run", "-m", models / "chat.gguf", "hello", *FIXED, "--depth-map", liquid.home / name)
         assert result.returncode == 0 and (liquid.home / name).read_bytes().startswith(begins), result.stderr
     failed(liquid("run", "-m", models / "chat.gguf", "hello", "--depth-map", "map.txt"), 2, "FILE.html")
+
+
+def test_logprobs_are_part_of_the_json(liquid: Liquid, models: Path) -> None:
+    args = ("run", "-m", models / "chat.gguf", "hello", *FIXED, "--logprobs", "3")
+    told = json.loads(liquid(*args, "--json").stdout)["logprobs"]["content"]
+    assert len(told) == 6
+    for token in told:
+        top = [other["logprob"] for other in token["top_logprobs"]]
+        assert len(top) == 3 and top == sorted(top, reverse=True) and token["logprob"] == top[0] < 0, "greedy"
+        assert bytes(token["bytes"]).decode("utf-8", "replace") == token["token"]
+    lines = [json.loads(line) for line in liquid(*args, "--jsonl").stdout.splitlines()]
+    assert [line["logprobs"] for line in lines[:6]] == told
+    failed(liquid(*args), 2, "--json")
+
+
+def test_the_shell_completes_local_models(liquid: Liquid) -> None:
+    (liquid.home / "liquid" / "models").mkdir(parents=True)
+    for words in ("liquid run smo", "liquid chat smo", "liquid chat -m smo"):
+        asked = {"_LIQUID_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        assert "smollm2-135m" in liquid(**asked).stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from liquidcli.errors import IntegrityError, LiquidError, UsageError
+from liquidcli.runtime.beside import at_full_depth
 from liquidcli.runtime.chat import Conversation, ReplySettings
-from liquidcli.runtime.compare import at_full_depth
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from liquidcli.runtime.keeper import Keeper
