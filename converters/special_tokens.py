@@ -204,8 +204,10 @@ def _read_pair(single: list[tuple[str, str]], pair: list[tuple[str, str]], speci
 
 
 def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
-    settings = checkpoint.json("tokenizer_config.json") or {}
-    template = settings["chat_template"] if "chat_template" in settings else _template_files(checkpoint)
+    """From the first place that has any, in transformers' order: files, tokenizer_config.json, chat_template.json."""
+    template = _template_files(checkpoint)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = template or (checkpoint.json(name) or {}).get("chat_template")
     if isinstance(template, str):
         return [fields.string("tokenizer.chat_template", template)] if template else []
     if not isinstance(template, list):
@@ -221,13 +223,11 @@ def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
     return found + ([fields.string("tokenizer.chat_template", default)] if default else [])
 
 
-def _template_files(checkpoint: Checkpoint) -> str | list[dict[str, str]] | None:
-    path = checkpoint.folder / "chat_template.jinja"
-    if not path.is_file():
-        return (checkpoint.json("chat_template.json") or {}).get("chat_template")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    more = sorted((checkpoint.folder / "additional_chat_templates").glob("*.jinja"))
-    if not more:
-        return text
-    others = [{"name": one.stem, "template": one.read_text(encoding="utf-8", errors="replace")} for one in more]
-    return [{"name": "default", "template": text}, *others]
+def _template_files(checkpoint: Checkpoint) -> list[dict[str, str]]:
+    """chat_template.jinja is the default one, those in a folder of their own have names."""
+    named = {path.stem: path for path in sorted((checkpoint.folder / "additional_chat_templates").glob("*.jinja"))}
+    if (path := checkpoint.folder / "chat_template.jinja").is_file():
+        named = {"default": path, **named}
+    return [
+        {"name": name, "template": path.read_text(encoding="utf-8", errors="replace")} for name, path in named.items()
+    ]

@@ -254,11 +254,14 @@ def test_chat_templates(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "chat_template.jinja").write_text("{{ file }}")
     assert keys(folder, byte_level_tokenizer(), {})[0]["chat_template"] == "{{ file }}"
+    assert keys(folder, byte_level_tokenizer(), {"chat_template": "{{ own }}"})[0]["chat_template"] == "{{ file }}"
+    (folder / "chat_template.jinja").unlink()
     assert keys(folder, byte_level_tokenizer(), {"chat_template": "{{ own }}"})[0]["chat_template"] == "{{ own }}"
     several = [{"name": "default", "template": "{{ a }}"}, {"name": "tool use", "template": "{{ b }}"}, {"x": 1}]
     found, _ = keys(folder, byte_level_tokenizer(), {"chat_template": several})
     assert found["chat_template"] == "{{ a }}" and found["chat_template.tool_use"] == "{{ b }}"
     assert found["chat_templates"] == ["tool_use"]
+    (folder / "chat_template.jinja").write_text("{{ file }}")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ rag }}")
     found, _ = keys(folder, byte_level_tokenizer(), {})
