@@ -159,25 +159,30 @@ def commands(options: argparse.Namespace, folder: Path, outtype: str, target: Pa
     return found
 
 
-def compare(options: argparse.Namespace, folder: Path, allowed: int) -> Iterator[dict[str, Any]]:
+def run_all(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[Run]]]:
+    """By type and converter; each is told as it ends."""
     target = folder.parent / "out.gguf"
-    for outtype in options.outtype:
-        runs: dict[str, list[Run]] = {}
-        for _ in range(options.rounds):
+    runs: dict[str, dict[str, list[Run]]] = {outtype: {} for outtype in options.outtype}
+    for number in range(options.rounds):
+        for outtype, found in runs.items():
             for name, command in commands(options, folder, outtype, target).items():
-                runs.setdefault(name, []).append(measure(command))
+                found.setdefault(name, []).append(run := measure(command))
                 target.unlink()
-        seconds = {name: statistics.median(run.seconds for run in found) for name, found in runs.items()}
-        cpu = {name: statistics.median(run.cpu_seconds for run in found) for name, found in runs.items()}
-        for name, found in runs.items():
-            yield {
-                "outtype": outtype, "converter": name, "seconds": round(seconds[name], 2),
-                "all_seconds": [round(run.seconds, 2) for run in found],
-                "cpu_seconds": round(cpu[name], 2),
-                "peak_bytes": max(run.peak_bytes for run in found), "allowed_bytes": allowed,
-                "over_upstream": round(seconds["ours"] / seconds["upstream"], 3) if "upstream" in seconds else None,
-                "cpu_over_upstream": round(cpu["ours"] / cpu["upstream"], 3) if "upstream" in cpu else None,
-            }  # fmt: skip
+                out.talk(f"round {number + 1}, {outtype}, {name}: {run.seconds:.1f} s, CPU {run.cpu_seconds:.1f} s")
+    return runs
+
+
+def summary(outtype: str, found: dict[str, list[Run]], allowed: int) -> Iterator[dict[str, Any]]:
+    seconds = {name: statistics.median(run.seconds for run in runs) for name, runs in found.items()}
+    cpu = {name: statistics.median(run.cpu_seconds for run in runs) for name, runs in found.items()}
+    for name, runs in found.items():
+        yield {
+            "outtype": outtype, "converter": name, "seconds": round(seconds[name], 2),
+            "all_seconds": [round(run.seconds, 2) for run in runs], "cpu_seconds": round(cpu[name], 2),
+            "peak_bytes": max(run.peak_bytes for run in runs), "allowed_bytes": allowed,
+            "over_upstream": round(seconds["ours"] / seconds["upstream"], 3) if "upstream" in seconds else None,
+            "cpu_over_upstream": round(cpu["ours"] / cpu["upstream"], 3) if "upstream" in cpu else None,
+        }  # fmt: skip
 
 
 def parse(args: list[str]) -> argparse.Namespace:
@@ -213,7 +218,9 @@ def main(args: list[str]) -> None:
         size_bytes = write_checkpoint(folder, shape, options.gated, options.dtype, options.sparse)
         largest = max(2 * int(np.prod(size)) for _, size in tensor_shapes(shape, options.gated))
         out.talk(f"{shape.name}: {size_bytes / 1e9:.1f} GB {options.dtype}, largest tensor {largest / 1e6:.0f} MB")
-        found = list(compare(options, folder, 3 * largest + ALLOWED_BYTES))
+        runs = run_all(options, folder)
+    allowed = 3 * largest + ALLOWED_BYTES
+    found = [one for outtype, by_name in runs.items() for one in summary(outtype, by_name, allowed)]
     if options.json:
         out.json(found)
         return
