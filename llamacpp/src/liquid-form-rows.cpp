@@ -67,6 +67,12 @@ ggml_tensor * liquid_graph::rows_gate(ggml_tensor * h, const liquid_gate & gate,
     return rows_run_path(h, n, gate, out, node);
 }
 
+ggml_tensor * liquid_graph::rows_weight(ggml_tensor * out) const {
+    ggml_tensor * w = liquid_gather(ctx0, ggml_view_1d(ctx0, out, n_tokens, 2*out->nb[1]), 0, chosen->ids, GGML_TYPE_F32);
+    chosen->known[w] = 0;
+    return ggml_reshape_2d(ctx0, w, 1, n_tokens);
+}
+
 ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & gate, const liquid_gate_tensors & t, ggml_tensor * out, liquid_gate_node & node) {
     if ((gate.span == 1 || inp_own) && !t.skip_gate) {
         return h;
@@ -86,9 +92,7 @@ ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & 
     if (t.skip_gate) {
         ggml_tensor * a = adapter(state, t, gate.layer);
         if (model.info.adapter_scaled_by_gate) {
-            ggml_tensor * w = liquid_gather(ctx0, ggml_view_1d(ctx0, out, n_tokens, 2*out->nb[1]), 0, rows.ids, GGML_TYPE_F32);
-            rows.known[w] = 0;
-            a = ggml_mul(ctx0, a, ggml_scale_bias(ctx0, ggml_reshape_2d(ctx0, w, 1, n_tokens), -1.0f, 1.0f));
+            a = ggml_mul(ctx0, a, ggml_scale_bias(ctx0, rows_weight(out), -1.0f, 1.0f));
         }
         after = ggml_set_rows(ctx0, h, ggml_add(ctx0, a, state), rows.ids);
         inp_liquid->in_place.emplace_back(after, h);
@@ -109,12 +113,7 @@ ggml_tensor * liquid_graph::rows_run_path(ggml_tensor * h, ggml_tensor * n, cons
     rows.known[rows.ids] = 0;
     chosen = &rows;
 
-    ggml_tensor * c_run = nullptr;
-    if (model.info.ffn_scaled_by_gate && node.index >= 0) {
-        ggml_tensor * w = liquid_gather(ctx0, ggml_view_1d(ctx0, out, n_tokens, 2*out->nb[1]), 0, rows.ids, GGML_TYPE_F32);
-        rows.known[w] = 0;
-        c_run = ggml_reshape_2d(ctx0, w, 1, n_tokens);
-    }
+    ggml_tensor * c_run = model.info.ffn_scaled_by_gate && node.index >= 0 ? rows_weight(out) : nullptr;
     ggml_tensor * state = ggml_get_rows(ctx0, h, rows.ids); // [n_embd, rows]
     if (gate.scope != LIQUID_SCOPE_FFN) {
         n = ggml_get_rows(ctx0, n, rows.ids);

@@ -143,6 +143,7 @@ private:
     ggml_tensor * flagged_run    (ggml_tensor * h, ggml_tensor * n, const liquid_gate & gate, ggml_tensor * c_run);
 
     ggml_tensor * rows_gate      (ggml_tensor * h, const liquid_gate & gate, int32_t index);
+    ggml_tensor * rows_weight    (ggml_tensor * out) const; // w of the chosen rows, F32 [1, rows]
     ggml_tensor * rows_skip_path (ggml_tensor * h, const liquid_gate & gate, const liquid_gate_tensors & t, ggml_tensor * out, liquid_gate_node & node);
     ggml_tensor * rows_run_path  (ggml_tensor * h, ggml_tensor * n, const liquid_gate & gate, ggml_tensor * out, liquid_gate_node & node);
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 llm_graph_input_liquid_kv::llm_graph_input_liquid_kv(const llama_hparams & hparams, const liquid_kv_context * mctx) :
-    hparams(hparams), mctx(mctx), cache(mctx->cache), generation(mctx->cache->generation) {
+    hparams(hparams), mctx(mctx), cache(mctx->cache) {
     for (size_t group = 0; group < cache->groups.size(); ++group) {
         n_kv.push_back(mctx->n_kv(group));
     }
@@ -51,11 +51,12 @@ void llm_graph_input_liquid_kv::set_input(const llama_ubatch *) {
 
 bool llm_graph_input_liquid_kv::can_reuse(const llm_graph_params & params) {
     mctx = static_cast<const liquid_kv_context *>(params.mctx);
-    bool same = generation == cache->generation;
     for (size_t group = 0; group < n_kv.size(); ++group) {
-        same = same && n_kv[group] == mctx->n_kv(group);
+        if (n_kv[group] != mctx->n_kv(group)) {
+            return false;
+        }
     }
-    return same;
+    return true;
 }
 
 //

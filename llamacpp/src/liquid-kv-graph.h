@@ -62,7 +62,6 @@ public:
     ggml_tensor * v_rot = nullptr;
 
 private:
-    const uint64_t generation;
     std::vector<uint32_t> n_kv; // [n_group]
     std::deque<liquid_kv_node> nodes; // ops hold pointers into it
 };

@@ -5,11 +5,6 @@
 #include "llama-kv-cells.h"
 
 #include <algorithm>
-#include <cstring>
-#include <new>
-
-// rows of a layer that holds next to nothing
-static constexpr uint32_t LIQUID_FEWEST_ROWS = 32;
 
 int64_t liquid_cells::next_free(int64_t from) const {
     const int64_t end = extent();
@@ -82,36 +77,22 @@ void liquid_cells::clear() {
 
 liquid_kv_rows::liquid_kv_rows(ggml_context * ctx, ggml_type type_k, ggml_type type_v, int64_t n_embd_k, int64_t n_embd_v, int64_t n_cells) :
     k(ggml_new_tensor_2d(ctx, type_k, n_embd_k, n_cells)),
-    v(ggml_new_tensor_2d(ctx, type_v, n_embd_v, n_cells)) {
-    fit(0, 0);
+    v(ggml_new_tensor_2d(ctx, type_v, n_embd_v, n_cells)),
+    pages_k(std::make_unique<liquid_pages>(ggml_nbytes(k))),
+    pages_v(std::make_unique<liquid_pages>(ggml_nbytes(v))),
+    buf_k(ggml_backend_cpu_buffer_from_ptr(pages_k->data(), ggml_nbytes(k))),
+    buf_v(ggml_backend_cpu_buffer_from_ptr(pages_v->data(), ggml_nbytes(v))) {
+    k->data   = pages_k->data();
+    v->data   = pages_v->data();
+    k->buffer = buf_k.get();
+    v->buffer = buf_v.get();
 }
 
-static void liquid_move_rows(ggml_tensor * t, ggml_backend_buffer_ptr & buf, uint32_t n_rows, uint32_t n_kept) {
-    ggml_backend_buffer_ptr to { ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), n_rows*t->nb[1]) };
-    if (!to) {
-        throw std::bad_alloc();
+void liquid_kv_rows::fit(uint32_t n_needed) {
+    if (n_needed <= n_rows && n_rows <= 2*n_needed + 256) {
+        return;
     }
-    char * data = (char *) ggml_backend_buffer_get_base(to.get());
-    const size_t kept = n_kept*t->nb[1];
-    if (kept > 0) {
-        memcpy(data, t->data, kept);
-    }
-    memset(data + kept, 0, n_rows*t->nb[1] - kept);
-    t->data   = data;
-    t->buffer = to.get();
-    buf = std::move(to);
-}
-
-bool liquid_kv_rows::fit(uint32_t n_needed, uint32_t n_kept) {
-    const uint32_t n_cells = k->ne[1];
-    const uint32_t enough  = std::min(n_cells, std::max(LIQUID_FEWEST_ROWS, n_needed + n_needed/64));
-    if (n_needed <= n_rows && n_rows <= 2*enough + 256 && n_rows > 0) {
-        return false;
-    }
-    n_kept = std::min({ n_kept, n_rows, enough });
-    n_rows = 0;
-    liquid_move_rows(k, buf_k, enough, n_kept);
-    liquid_move_rows(v, buf_v, enough, n_kept);
-    n_rows = enough;
-    return true;
+    pages_k->resize(n_needed*k->nb[1]);
+    pages_v->resize(n_needed*v->nb[1]);
+    n_rows = n_needed;
 }

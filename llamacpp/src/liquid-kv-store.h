@@ -5,9 +5,12 @@
 
 #pragma once
 
+#include "liquid-pages.h"
+
 #include "ggml-cpp.h"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 class llama_kv_cells;
@@ -41,23 +44,22 @@ private:
     uint32_t n_holes = 0;
 };
 
-// K and V of one layer: tensors declared for every cell of the context, memory for `capacity` rows
+// K and V of one layer: tensors of a row for every cell of the context, with memory for `capacity` rows
 class liquid_kv_rows {
 public:
-    ggml_tensor * k = nullptr; // [n_embd_k_gqa, n_cells]
-    ggml_tensor * v = nullptr; // [n_embd_v_gqa, n_cells]
+    ggml_tensor * k; // [n_embd_k_gqa, n_cells]
+    ggml_tensor * v; // [n_embd_v_gqa, n_cells]
 
+    // throws std::bad_alloc
     liquid_kv_rows(ggml_context * ctx, ggml_type type_k, ggml_type type_v, int64_t n_embd_k, int64_t n_embd_v, int64_t n_cells);
 
     uint32_t capacity() const { return n_rows; }
     size_t   row_size() const { return k->nb[1] + v->nb[1]; }
 
-    // Memory for n_needed rows and a little more; gives back what is far too much. `n_kept` rows keep their contents, all
-    // others are zeros. Returns whether the tensors' data moved; throws std::bad_alloc.
-    bool fit(uint32_t n_needed, uint32_t n_kept);
+    void fit(uint32_t n_needed); // memory for that many rows; gives back what is far too much. Throws std::bad_alloc
 
 private:
     uint32_t n_rows = 0;
-    ggml_backend_buffer_ptr buf_k;
-    ggml_backend_buffer_ptr buf_v;
+    std::unique_ptr<liquid_pages> pages_k, pages_v;
+    ggml_backend_buffer_ptr buf_k, buf_v;
 };

@@ -103,7 +103,7 @@ void liquid_kv_cache::clear(bool data) {
         group.clear();
     }
     for (auto & layer : layers) {
-        generation += layer.fit(0, 0);
+        layer.fit(0);
     }
 }
 
@@ -147,8 +147,7 @@ bool liquid_kv_cache::fit(uint32_t by_cell, const uint32_t * cells, uint32_t n) 
     try {
         for (size_t il = 0; il < layers.size(); ++il) {
             const int32_t group = group_of[il];
-            const uint32_t n_needed = group < 0 ? by_cell : extent_of(group, cells, n);
-            generation += layers[il].fit(n_needed, group < 0 ? layers[il].capacity() : groups[group].extent());
+            layers[il].fit(group < 0 ? by_cell : extent_of(group, cells, n));
         }
         return true;
     } catch (const std::bad_alloc &) {

@@ -48,8 +48,6 @@ public:
     std::vector<int32_t>        group_of; // [n_layer], -1: every token runs this layer
     std::vector<liquid_cells>   groups;
 
-    uint64_t generation = 0; // bumped when data moved
-
     // sizes of the matrices that quantized keys and values are multiplied by, as in upstream's cache; 0: none
     int64_t n_rot_k = 0;
     int64_t n_rot_v = 0;
