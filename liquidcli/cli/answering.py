@@ -6,6 +6,7 @@ Knows which option goes where. Heavy imports happen inside, when a model is abou
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -62,12 +63,23 @@ def conversation(words: Mapping[str, Any], ref: str | None) -> Iterator[Conversa
             out.warn(note)
         talk = Conversation(engine, settings, system=system, template=template, plain=words["conversation"] is False)
         settings.grammar = _grammar(words, engine)
+        talk.format.variables.update(_variables(words["chat_template_kwargs"]))
         if words["conversation"] and not talk.is_chat:
             raise UsageError("this model has no chat template", hint="--chat-template chatml gives it one")
         try:
             yield talk
         finally:
             talk.close()
+
+
+def _variables(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--chat-template-kwargs is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError("--chat-template-kwargs is no JSON object", hint="as in {\"enable_thinking\": false}")
+    return found
 
 
 def _grammar(words: Mapping[str, Any], engine: Engine) -> str:

@@ -29,6 +29,10 @@ ReversePrompt = Annotated[
 IgnoreEos = Annotated[bool, option("--ignore-eos", help="Go on when the model wants to end.")]
 ChatTemplate = Annotated[str | None, option("--chat-template", metavar="NAME|JINJA", help="Use this chat template.")]
 ChatTemplateFile = Annotated[Path | None, option("--chat-template-file", metavar="FILE", help="It, from a file.")]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    option("--chat-template-kwargs", metavar="JSON", help='What the template is told: {"enable_thinking": false}.'),
+]
 ConversationMode = Annotated[
     bool | None,
     option(
@@ -77,6 +81,7 @@ def _declared(
     conversation: ConversationMode = None,
     chat_template: ChatTemplate = None,
     chat_template_file: ChatTemplateFile = None,
+    chat_template_kwargs: ChatTemplateKwargs = None,
     json_schema: JsonSchema = None,
     json_schema_file: JsonSchemaFile = None,
     grammar: Grammar = None,

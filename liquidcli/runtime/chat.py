@@ -151,7 +151,8 @@ class Conversation:
                 take(reply, event)
                 yield event
         finally:
-            if reply.summary or reply.tokens:
+            stopped = reply.summary is None or reply.summary.finish_reason == "interrupted"
+            if reply.tokens or not stopped:
                 self._keep(reply)
             elif drop_on_failure:
                 self.turns.pop()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import LiquidError, UsageError
 
@@ -35,6 +35,7 @@ class ChatFormat(Protocol):
 
     is_chat: bool
     source: str  # the template's own text, empty when it is not ours to see
+    variables: dict[str, Any]  # what the user tells the template, like enable_thinking
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str: ...
 
@@ -50,6 +51,7 @@ class JinjaFormat:
     eos_token: str = ""
     is_given: bool = False  # by the user, instead of the model's own
     is_chat: bool = True
+    variables: dict[str, Any] = field(default_factory=dict)
     _worker: Worker = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class JinjaFormat:
             return self._render(_merged_system(messages), add_generation_prompt)
 
     def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        context = {
+        context = self.variables | {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
@@ -101,6 +103,7 @@ class BuiltinFormat:
     name: str
     source: str = ""
     is_chat: bool = True
+    variables: dict[str, Any] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         text = self.model.builtin_template(self.name, list(messages), add_generation_prompt)
@@ -120,6 +123,7 @@ class PlainFormat:
 
     source: str = ""
     is_chat: bool = False
+    variables: dict[str, Any] = field(default_factory=dict)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         return "\n".join(message["content"] for message in messages)

@@ -97,7 +97,8 @@ class Repl:
         if summary.finish_reason == "interrupted":
             if not self.reader.interactive:
                 raise Interrupted("stopped")
-            out.talk("(stopped)")
+            said = self.conversation.last.text
+            out.talk("(stopped)" if said else "(stopped before the first word: the question is taken back)")
         if self.verbose:
             out.talk(answer_line(summary, self.engine.policy))
         self._watch_context(summary.finish_reason)

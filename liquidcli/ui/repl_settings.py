@@ -58,6 +58,17 @@ def _noformat(repl: Repl) -> None:
     out.talk("answers have any form")
 
 
+def _think(on: bool) -> Callable[[Repl], None]:
+    def switch(repl: Repl) -> None:
+        form = repl.conversation.format
+        if "enable_thinking" not in form.source:
+            raise UsageError("the template of this model knows no thinking that could be switched")
+        form.variables["enable_thinking"] = on
+        out.talk("the model is asked to think first" if on else "the model is asked to answer at once")
+
+    return switch
+
+
 def _markdown(on: bool) -> Callable[[Repl], None]:
     def switch(repl: Repl) -> None:
         repl.markdown = on
@@ -93,7 +104,8 @@ def _history(keep: bool) -> Callable[[Repl], None]:
 
 SWITCHES: dict[str, Callable[[Repl], None]] = {
     "verbose": _verbose(True), "quiet": _verbose(False), "history": _history(True), "nohistory": _history(False),
-    "noformat": _noformat, "markdown": _markdown(True), "nomarkdown": _markdown(False),
+    "think": _think(True), "nothink": _think(False), "noformat": _noformat,
+    "markdown": _markdown(True), "nomarkdown": _markdown(False),
     "wordwrap": _wordwrap(True), "nowordwrap": _wordwrap(False),
 }  # fmt: skip
 

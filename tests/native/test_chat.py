@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from liquidcli.errors import IntegrityError, LiquidError, UsageError
+from liquidcli.llama.interrupt import ctrl_c
 from liquidcli.runtime.beside import at_full_depth
 from liquidcli.runtime.chat import Conversation, ReplySettings
 from liquidcli.runtime.depth import DepthPolicy
@@ -241,3 +242,18 @@ def test_an_answer_is_compared_without_touching_the_conversation(chat: Conversat
 def test_there_is_nothing_to_compare_before_an_answer(chat: Conversation) -> None:
     with pytest.raises(UsageError, match="no answer"):
         at_full_depth(chat)
+
+
+def test_what_was_stopped_before_its_first_word_is_no_turn(chat: Conversation) -> None:
+    events = chat.ask("the river")
+    with ctrl_c:
+        ctrl_c.pressed = True
+        ended = list(events)[-1].summary
+    assert ended.finish_reason == "interrupted" and chat.turns == []
+
+
+def test_a_template_is_told_what_the_user_says(engine: Engine) -> None:
+    told = Conversation(engine, template="{{ 'deep' if enable_thinking else 'quick' }}")
+    told.format.variables["enable_thinking"] = True
+    assert told.format.render([{"role": "user", "content": "hi"}]) == "deep"
+    told.close()

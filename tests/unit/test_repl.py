@@ -191,7 +191,8 @@ def test_the_other_settings() -> None:
     ["/set", "/set parameter", "/set parameter temp", "/set parameter temp hot", "/set parameter temp -1", "/set x",
      "/set parameter num_ctx 9", "/set parameter tmp 1", "/set temp 0",
      "/set parameter num_predict -5", "/undo", "/show", "/show y", "/stats", "/depth map", "/depth map x",
-     "/regen", "/edit", "/edit x", "/read", "/read missing", "/set format", "/set format missing"],
+     "/regen", "/edit", "/edit x", "/read", "/read missing", "/set format", "/set format missing",
+     "/set nothink"],
 )  # fmt: skip
 def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
     repl = session(typed + "\n")
@@ -327,3 +328,10 @@ def test_tab_offers_files(tmp_path) -> None:
         (tmp_path / name).touch()
     assert sorted(files(f"{tmp_path}/")) == [f"{tmp_path}/file.txt", f"{tmp_path}/folder/"]
     assert files(f"{tmp_path}/.h") == [f"{tmp_path}/.hidden"] and files(f"{tmp_path}/none/x") == []
+
+
+def test_thinking_is_switched_where_the_template_knows_of_it(capsys) -> None:
+    conversation = FakeConversation()
+    conversation.format = SimpleNamespace(source="{% if enable_thinking %}", variables={})
+    Repl(conversation, PipeReader(io.StringIO("/set nothink\n")), FakeKeeper()).run()
+    assert conversation.format.variables == {"enable_thinking": False}
