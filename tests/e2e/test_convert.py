@@ -156,10 +156,13 @@ def shapes_of(config: dict) -> dict[str, tuple[int, ...]]:
     }
 
 
+@pytest.mark.parametrize("split", [(), ("--split-max-size", "60M")], ids=["one file", "several"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_conversion_leaves_nothing(liquid: Liquid, tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interrupted_conversion_leaves_nothing(
+    liquid: Liquid, tmp_path: Path, how: signal.Signals, split: tuple[str, ...]
+) -> None:
     write_big(tmp_path / "Big")
-    process = liquid.start("convert", "Big", "--outtype", "q8_0", "-o", "big.gguf")
+    process = liquid.start("convert", "Big", "--outtype", "q8_0", "-o", "big.gguf", *split)
     deadline = time.monotonic() + 60
     while not any(part.stat().st_size > 1 << 20 for part in tmp_path.glob(".big*.part")):
         assert process.poll() is None and time.monotonic() < deadline
