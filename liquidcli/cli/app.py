@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..ui.console import hush, out
 from .bench import bench
 from .chat import chat
+from .compare import compare
 from .convert import convert
 from .cp import cp
 from .doctor import doctor
@@ -78,6 +79,7 @@ app.command()(imatrix)
 app.add_typer(gates_app, name="gates")
 app.command()(perplexity)
 app.command()(bench)
+app.command()(compare)
 app.command()(doctor)
 app.command()(fit)
 app.command()(cp)

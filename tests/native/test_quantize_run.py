@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 
 import gguf
 import numpy as np
@@ -14,6 +15,7 @@ from gguf import GGMLQuantizationType as T
 from liquidcli import quant
 from liquidcli.errors import DiskSpaceError, IntegrityError, LiquidError, NotFoundError, UsageError
 from liquidcli.gguf_file import check_loadable, open_gguf
+from liquidcli.quant.types import FILE_TYPES
 from tests.gguf_bytes import FLOAT32, INT32, STRING, UINT16, UINT32, GGUFBytes, Tensor, liquid
 from tests.quant_models import Shape, make
 
@@ -49,6 +51,30 @@ def test_threads_do_not_change_bytes_and_the_plan_knows_the_size(model, tmp_path
     contents = [result.output.read_bytes() for result in results]
     assert contents[0] == contents[1] and len(contents[0]) == plan.size_bytes == results[0].size_bytes
     assert results[0].sha256 == results[1].sha256 == hashlib.sha256(contents[0]).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def importances(model, tmp_path_factory):
+    """Of every matrix in the layers, as another program might have measured it."""
+    rng, entries = np.random.default_rng(1), {}
+    with open_gguf(model) as f:
+        for name, info in f.tensors.items():
+            if name.startswith("blk.") and len(info.shape) > 1:
+                entries[name] = (rng.random((1, info.shape[0]), np.float32), np.full(1, 64))
+    path = tmp_path_factory.mktemp("i") / "i.gguf"
+    quant.write_imatrix(path, entries, datasets=["text"], n_chunks=1, chunk_tokens=64)
+    return path
+
+
+@pytest.mark.parametrize("kind", list(FILE_TYPES))
+def test_the_plan_knows_the_size_of_every_type(model, importances, kind, tmp_path):
+    plan = quant.plan(model, kind, imatrix=importances)
+    quant.run(plan, tmp_path / "q.gguf")
+    assert (tmp_path / "q.gguf").stat().st_size == plan.size_bytes
+    with open_gguf(tmp_path / "q.gguf") as f:
+        n_bits = 8 * sum(info.size_bytes for info in f.tensors.values())
+        assert plan.bits_per_weight == n_bits / sum(info.n_elements for info in f.tensors.values())
+        assert f.metadata["general.file_type"] == plan.type.number
 
 
 def test_progress_ends_at_the_total(model, tmp_path):
@@ -196,6 +222,30 @@ def test_wrong_importance(model, tmp_path, entries, match):
     with pytest.raises(LiquidError, match=match):
         quant.run(quant.plan(model, "Q4_0", imatrix=path), tmp_path / "q.gguf")
     assert leftovers(tmp_path, "i.gguf") == []
+
+
+def test_importance_in_the_older_form(model, tmp_path):
+    """Sums are kept as means times calls there; a name, the calls, the number of values, the values."""
+    name, sums = b"blk.0.attn_q.weight", np.linspace(0.001, 9, 256, dtype="<f4")
+    entry = struct.pack("<i", len(name)) + name + struct.pack("<ii", 4, 256) + (sums * 4).tobytes()
+    text = struct.pack("<ii", 7, 4) + b"text"
+    (tmp_path / "i.dat").write_bytes(struct.pack("<i", 1) + entry + text)
+    matrix = quant.read_imatrix(tmp_path / "i.dat")
+    assert matrix.n_chunks == 7 and matrix.datasets == ("text",)
+    assert np.array_equal(matrix.entries[name.decode()], sums)
+    (tmp_path / "bare.dat").write_bytes(struct.pack("<i", 1) + entry)
+    assert quant.read_imatrix(tmp_path / "bare.dat").n_chunks == 0
+    newer = imatrix(tmp_path / "i.gguf", {name.decode(): (sums[None] * 4, [[4.0]])})
+    raw = []
+    for path in (tmp_path / "i.dat", newer):
+        result = quant.run(quant.plan(model, "Q4_0", imatrix=path), tmp_path / "q.gguf")
+        with open_gguf(result.output) as f:
+            raw.append(f.raw(name.decode()).tobytes())
+    assert raw[0] == raw[1]
+    for cut in (3, 10, 40, len(entry) - 1):
+        (tmp_path / "cut.dat").write_bytes((struct.pack("<i", 1) + entry)[:cut])
+        with pytest.raises(IntegrityError, match="whole importance matrix"):
+            quant.read_imatrix(tmp_path / "cut.dat")
 
 
 def test_what_is_no_importance_matrix(model, tmp_path):

@@ -26,7 +26,9 @@ import sys, time
 from liquidcli import quant
 from liquidcli.quant import parts
 parts.CHECKPOINT_S = 0.0
-quant.run(quant.plan(sys.argv[1], "Q4_K_M"), sys.argv[2], n_threads=1, progress=lambda *_: time.sleep(0.02))
+plan = quant.plan(sys.argv[1], "Q4_K_M")
+print("begins", flush=True)
+quant.run(plan, sys.argv[2], n_threads=1, progress=lambda *_: time.sleep(0.02))
 """
 
 
@@ -65,13 +67,11 @@ def test_killed_at_random_moments(model, whole, tmp_path):
     target, n_whole, n_resumed = tmp_path / "q.gguf", 0, 0
     moments = random.Random(5)
     for _ in range(N_KILLS):
-        job = subprocess.Popen([sys.executable, "-c", JOB, model, target], stderr=subprocess.DEVNULL)
-        begun = time.monotonic()
-        while not list(tmp_path.glob(".q.gguf.part*")) and job.poll() is None and time.monotonic() - begun < 60:
-            time.sleep(0.002)
-        time.sleep(moments.random() * 1.2)
+        job = subprocess.Popen([sys.executable, "-c", JOB, model, target], stdout=subprocess.PIPE)
+        assert job.stdout.readline() == b"begins\n"
+        time.sleep(moments.random() * 1.5)
         job.send_signal(signal.SIGKILL)
-        job.wait(60)
+        job.communicate(timeout=60)
         n_resumed += (tmp_path / ".q.gguf.part.json").exists()
         if target.exists():
             assert target.read_bytes() == whole.output.read_bytes()
