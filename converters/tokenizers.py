@@ -15,13 +15,17 @@ from .checkpoint import Checkpoint
 from .fields import Field
 from .sentencepiece import sentencepiece_fields
 from .special_tokens import chat_template_fields, read_special_tokens
+from .tekken import FILE as TEKKEN
+from .tekken import as_tokenizer_json
 
 
 def tokenizer_fields(checkpoint: Checkpoint, n_vocab: int) -> tuple[list[Field], list[str]]:
     """Fields and warnings. NotFoundError without a tokenizer, LiquidError for one nobody here can express."""
     tokenizer = checkpoint.json("tokenizer.json")
     if tokenizer is None and not (checkpoint.folder / "tokenizer.model").is_file():
-        raise NotFoundError(f"{checkpoint.folder} has neither tokenizer.json nor tokenizer.model")
+        if (tekken := checkpoint.json(TEKKEN)) is None:
+            raise NotFoundError(f"{checkpoint.folder} has neither tokenizer.json nor tokenizer.model nor {TEKKEN}")
+        tokenizer = as_tokenizer_json(tekken)
     if tokenizer is not None and not _is_sentencepiece(tokenizer):
         found, warnings = bpe_fields(checkpoint, tokenizer, n_vocab)
     else:

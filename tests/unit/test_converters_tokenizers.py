@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,55 @@ def test_tokens_that_strip_their_surroundings_are_told(tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer()
     tokenizer["added_tokens"][1]["lstrip"] = True
     assert "strips its surroundings" in keys(tmp_path / "t", tokenizer)[1][0]
+
+
+def tekken(**changes: Any) -> dict[str, Any]:
+    pieces = [bytes([byte]) for byte in range(256)] + [b"he", b"ll", b"hell", b" h", b"left out"]
+    vocab = [{"rank": i, "token_bytes": base64.b64encode(one).decode(), "token_str": None} for i, one in
+             enumerate(pieces)]  # fmt: skip
+    config = {"pattern": TEKKEN, "default_vocab_size": 280, "default_num_special_tokens": 20}
+    return {"config": {**config, **changes.pop("config", {})}, "vocab": vocab, **changes}
+
+
+def test_mistrals_own_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "tekken.json", tekken())
+    found, warnings = keys(tmp_path, None, None, {"eos_token_id": 2}, 290)
+    assert found["ggml.pre"] == "tekken" and not warnings
+    assert found["ggml.tokens"][:4] == ["<unk>", "<s>", "</s>", "[INST]"]
+    assert found["ggml.tokens"][20 + ord("h")] == "h" and found["ggml.tokens"][20 + 32] == "\u0120"
+    assert found["ggml.tokens"][276:281] == ["he", "ll", "hell", "\u0120h", "[PAD280]"]
+    assert found["ggml.merges"] == ["h e", "l l", "he ll", "\u0120 h"]
+    assert found["ggml.bos_token_id"] == 1 and found["ggml.eos_token_id"] == 2 and found["ggml.add_bos_token"] is True
+
+
+def test_mistrals_own_file_may_list_its_special_words(tmp_path: Path) -> None:
+    listed = [{"rank": 1, "token_str": "<s>", "is_control": True}, {"rank": 5, "token_str": "[THINK]"}]
+    write_json(tmp_path / "tekken.json", tekken(special_tokens=listed))
+    tokens = keys(tmp_path, None, None, {}, 290)[0]["ggml.tokens"]
+    assert tokens[:6] == ["<SPECIAL_0>", "<s>", "<SPECIAL_2>", "<SPECIAL_3>", "<SPECIAL_4>", "[THINK]"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": {"pattern": None}},
+        {"config": {"default_vocab_size": "x"}},
+        {"config": {"default_vocab_size": 10}},
+        {"config": {"default_num_special_tokens": -1}},
+        {"config": {"default_vocab_size": 30}},
+        {"vocab": [{"rank": 0, "token_bytes": "?"}]},
+        {"vocab": [{"rank": 1, "token_bytes": "AA=="}]},
+        {"vocab": [7]},
+        {"vocab": None},
+        {"special_tokens": [{"rank": 99, "token_str": "x"}]},
+        {"special_tokens": [{"rank": 0, "token_str": "x"}, {"rank": 0, "token_str": "y"}]},
+        {"special_tokens": [3]},
+    ],
+)
+def test_a_broken_tekken_file(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "tekken.json", tekken(**changes))
+    with pytest.raises(IntegrityError, match=r"tekken\.json"):
+        keys(tmp_path, None)
 
 
 # SentencePiece
