@@ -125,9 +125,15 @@ def _find(ref: str) -> None:
 
 
 def _leave_when_hung_up() -> None:
-    """A closed terminal is a way to leave: what was said is kept."""
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    """A closed terminal is a way to leave, and what was said is kept; shells tell of it twice."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGHUP, leave)
 
 
 def _reader() -> Reader:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -139,6 +141,10 @@ def test_a_chat_at_a_terminal_is_saved_and_goes_on_where_it_was(liquid: Liquid, 
     terminal = Terminal(liquid, "chat", model, *FIXED, "-p", "hello", "--depth", "full")
     terminal.see(">>>.*>>>|>>>")
     os.close(terminal._main)  # the window is closed
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(3):  # a shell tells its jobs again
+            terminal.process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
     terminal.process.wait(60)
     assert [Path(name).suffix for name in saved(liquid)] == [".json", ".state"]
     on = liquid("chat", "--continue", *FIXED, stdin="/stats\nmore\n/stats\n/save talk\n/sessions\n")
