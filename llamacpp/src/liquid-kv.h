@@ -3,7 +3,8 @@
 // Upstream's cache without a layer serves as the cell index: one cell per token of the context, with its position and
 // sequences, so every operation on sequences, every slot and every mask is upstream's. K and V lie beside it in storage that
 // grows with use (liquid-kv-store.h). Layers that every token runs are stored by cell; the others, in groups whose layers
-// run together, by slot. After the index lost cells the groups are swept. Knows nothing of gates (liquid-kv-graph.h).
+// run together, by slot. After the index lost cells the groups are swept. Windowed layers keep what their windows have passed,
+// so that a rewind finds it, as upstream's caches do with swa_full. Knows nothing of gates (liquid-kv-graph.h).
 
 #pragma once
 
