@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def _text(text: str) -> str:
     return text
 
 
-_READERS = {"int": int, "float": float, "bool": _boolean, "str": _text}
+_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _boolean, "str": _text}
 
 
 def value_bytes(value: bool | int | float | str) -> bytes:

@@ -117,7 +117,7 @@ def _row(kind: T, *conditions: str) -> Row:
 _EIGHT_EXPERTS = _row(T.Q8_0, "eight_experts")
 _SHARED_70B, _SHARED = _row(T.Q5_K, "70b", "gqa4"), _row(T.Q4_K, "gqa4")
 _OUTPUT_8X = _row(T.Q5_K, "eight_experts", "not_falcon")
-_USUAL = {"attn_v": (_EIGHT_EXPERTS,), "attn_k": (_EIGHT_EXPERTS,)}
+_USUAL: dict[str, tuple[Row, ...]] = {"attn_v": (_EIGHT_EXPERTS,), "attn_k": (_EIGHT_EXPERTS,)}
 
 
 def _two_bits(small: T, output: T | None, embeddings: T) -> dict[str, tuple[Row, ...]]:

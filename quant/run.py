@@ -56,8 +56,10 @@ class Result:
         extra: dict[str, Any] = {"output": str(self.output), "sha256": self.sha256, "seconds": round(self.seconds, 3)}
         extra["resumed_bytes"] = self.resumed_bytes
         if len(self.outputs) > 1:
-            files = zip(self.outputs, self.sha256s, strict=True)
-            extra["outputs"] = [{"output": str(path), "sha256": digest} for path, digest in files]
+            files = zip(self.outputs, self.plan.shards, self.sha256s, strict=True)
+            extra["files"] = [
+                {"path": str(path), "size_bytes": shard.size_bytes, "sha256": digest} for path, shard, digest in files
+            ]
         return {**self.plan.as_json(), "size_bytes": self.size_bytes, **extra}
 
 
@@ -200,8 +202,9 @@ def _pieces(shard: ShardPlan, f: GGUFFile, imatrix: Imatrix | None) -> Iterator[
     for tensor in shard.tensors:
         raw = f.raw(tensor.name)
         n_per_row, n_rows = tensor.shape[0], tensor.shape[1] if len(tensor.shape) > 1 else 1
-        is_changed = imatrix is not None and tensor.type is not tensor.source_type
-        weights = importance(imatrix, tensor.name, tensor.shape) if is_changed else None
+        weights = None
+        if imatrix is not None and tensor.type is not tensor.source_type:
+            weights = importance(imatrix, tensor.name, tensor.shape)
         matrices = raw.reshape(-1, n_rows, raw.size * n_per_row // tensor.n_elements)  # [n_expert, n_rows, row bytes]
         step = max(1, _CHUNK_ELEMENTS // n_per_row)
         for expert, matrix in enumerate(matrices):

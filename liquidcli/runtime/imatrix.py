@@ -110,8 +110,8 @@ def measure_importance(
     counter = _Counter(found, process_output)
     watcher = Watcher(counter.wants, counter.take)
     n_seq = max(1, n_batch // n_ctx)
-    batches = {"n_ctx": n_seq * n_ctx, "n_batch": n_seq * min(n_batch, n_ctx), "n_seq": n_seq, "kv_unified": n_seq == 1}
-    with Engine.load(path, **batches, on_node=watcher.callback, **settings) as engine:
+    settings |= {"n_seq": n_seq, "kv_unified": n_seq == 1, "on_node": watcher.callback}
+    with Engine.load(path, n_ctx=n_seq * n_ctx, n_batch=n_seq * min(n_batch, n_ctx), **settings) as engine:
         engine.set_depth(policy)
         tokens = engine.tokenize(text)
         if len(tokens) < 2 * n_ctx:
@@ -133,21 +133,22 @@ def measure_importance(
 
 def _evaluate(engine: Engine, steps: list[Any], watcher: Any, counter: _Counter) -> None:
     """A batch of chunks; where tokens may skip, once more, for a layer's products come before its tokens are known."""
-    context, is_gated = engine.context, bool(engine.info.gates)
-    passes: list[list[np.ndarray]] = []
-    if is_gated:
+    context = engine.context
+    decided: list[np.ndarray] = []  # of each step: [n_tokens, n_gate]
+    if engine.info.gates:
         context.set_dense()
         context.set_trace(True)
         context.clear()
         for step in steps:
             _decode(context, step)
-            passes.append(context.trace().run)
+            if trace := context.trace():
+                decided.append(trace.run)
         context.set_trace(False)
     context.clear()
     watcher.is_on = True
     try:
         for i, step in enumerate(steps):
-            counter.begin(_used(engine, passes[i]) if is_gated else None)
+            counter.begin(_used(engine, decided[i]) if decided else None)
             _decode(context, step)
             if watcher.error:
                 raise watcher.error
@@ -163,17 +164,20 @@ def _decode(context: Any, step: Any) -> None:
 
 def _used(engine: Engine, run: np.ndarray) -> Mask:
     """From the decisions of one decode, [n_tokens, n_gate] bool, to who used which matrix."""
-    gates, projects = engine.model.gates, engine.model.depth.kv_policy == 0
+    from ..llama.depth import KVPolicy, Scope
+
+    gates, info = engine.model.gates, engine.model.depth
+    projects = info is not None and info.kv_policy == KVPolicy.PROJECT
 
     def mask(name: str) -> np.ndarray | None:
         match = _LAYER.fullmatch(name)
         if not match:
             return None
         layer, kind = int(match[1]), match[2]
-        half = "ATTN" if kind.startswith("attn") else "FFN"
+        half = Scope.ATTN if kind.startswith("attn") else Scope.FFN
         stayed = [run[:, i] for i, gate in enumerate(gates) if gate.is_exit and gate.layer <= layer]
         own = [(i, gate) for i, gate in enumerate(gates) if gate.layer <= layer < gate.layer + gate.span]
-        ran = [run[:, i] for i, gate in own if not gate.is_exit and _SCOPES[gate.scope] in ("LAYER", half)]
+        ran = [run[:, i] for i, gate in own if not gate.is_exit and gate.scope in (Scope.LAYER, half)]
         if kind.startswith("depth_skip"):
             return _all([*stayed, ~_all(ran)]) if ran else None
         if projects and kind in ("attn_k", "attn_v"):
@@ -181,9 +185,6 @@ def _used(engine: Engine, run: np.ndarray) -> Mask:
         return _all([*stayed, *ran]) if stayed or ran else None
 
     return mask
-
-
-_SCOPES = {0: "LAYER", 1: "ATTN", 2: "FFN"}
 
 
 def _all(masks: list[np.ndarray]) -> np.ndarray:
