@@ -78,7 +78,7 @@ def _variables(text: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--chat-template-kwargs is no JSON: {error}") from None
     if not isinstance(found, dict):
-        raise UsageError("--chat-template-kwargs is no JSON object", hint="as in {\"enable_thinking\": false}")
+        raise UsageError("--chat-template-kwargs is no JSON object", hint='as in {"enable_thinking": false}')
     return found
 
 

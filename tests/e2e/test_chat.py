@@ -39,7 +39,7 @@ def liquid(tmp_path: Path) -> Liquid:
 
 
 def test_lines_of_a_pipe_are_turns_and_commands(liquid: Liquid, model: Path) -> None:
-    typed = 'hello\n/set verbose\n"""two\nlines"""\n/depth full\nhello\n/dept\n/depth map\n/bye\nnot read\n'
+    typed = 'hello\n/set verbose\n"""two\nlines"""\n/depth full\nhello\n/dept\n/depth map layers\n/bye\nnot read\n'
     result = liquid("chat", model, *FIXED, stdin=typed)
     assert result.returncode == 2, "the code of the first error, /dept"
     assert ">>>" not in result.stdout
