@@ -31,8 +31,9 @@ def rope_parameters(keys: Keys, head_dim: int, default_theta: float = 10000.0) -
     theta = keys.number("rope.freq_base", default_theta)
     if keys.integer("rope.dimension_count", head_dim) != head_dim:
         raise keys.wrong("rope.dimension_count", keys.raw("rope.dimension_count"), f"the whole head, {head_dim}")
-    kind = keys.word("rope.scaling.type", "none")
     scale = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))
+    kind = keys.word("rope.scaling.type", "linear" if scale not in (0.0, 1.0) else "none")  # as llama.cpp takes it
+    keys.flag("rope.scaling.finetuned", False)
     magnitude = keys.number("rope.scaling.attn_factor", None)
     found: dict[str, Any] = {"rope_theta": shortest(theta), "rope_type": "default"}
     if kind == "yarn":
@@ -46,7 +47,7 @@ def rope_parameters(keys: Keys, head_dim: int, default_theta: float = 10000.0) -
         factors = _divisors(keys, FACTORS, head_dim)
         ruled = None if magnitude is not None else _llama3(factors, theta, head_dim)
         return found | (ruled or _given(keys, factors, factors, keys.integer("context_length"), magnitude))
-    if kind == "linear":
+    if kind == "linear" and magnitude is None:
         return found | {"rope_type": "linear", "factor": shortest(scale)}
     if kind != "none" or magnitude is not None:
         raise LiquidError(f"{keys.file.path}: rope.scaling.type {kind!r} is not exported as it stands there")

@@ -166,6 +166,13 @@ def test_llama3_factors_of_any_context_are_found(context: int, tmp_path: Path) -
         np.testing.assert_allclose(f.array("rope_freqs.weight"), g.array("rope_freqs.weight"), rtol=1e-5)
 
 
+def test_the_old_key_of_linear_scaling(tmp_path: Path) -> None:
+    first = convert(write_llama(tmp_path / "m"), tmp_path / "1.gguf")
+    assert export(changed(first, key("llama.rope.scale_linear", 4.0)), tmp_path / "back") == []
+    rope = json.loads((tmp_path / "back" / "config.json").read_text())["rope_parameters"]
+    assert rope == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+
+
 def test_yarn_that_became_divisors_stays_divisors(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "m", {"rope_parameters": {**YARN, "beta_fast": 24.0}})
     first = convert(folder, tmp_path / "1.gguf")
