@@ -57,3 +57,9 @@ def test_schemas_that_cannot_be_meant_are_one_sentence(text: str) -> None:
 def test_grammars_that_do_not_compile_are_one_sentence(engine: Engine, gbnf: str) -> None:
     with pytest.raises(UsageError, match="grammar"):
         grammar.check(engine.model, gbnf)
+
+
+def test_a_grammar_that_a_bias_forbids_is_a_sentence_and_no_crash(engine: Engine) -> None:
+    never_ends = SamplingParams(temp=0, logit_bias=dict.fromkeys(engine.model.eog_tokens, float("-inf")))
+    with pytest.raises(UsageError, match="forbids"):
+        list(engine.generate(PROMPT, never_ends, grammar='root ::= "a"'))
