@@ -1,7 +1,6 @@
-"""Families of mixtures with a GGUF architecture of their own, written as `liquid` where its graph would be wrong.
+"""Families of mixtures: config.json said in the words of a `liquid` configuration, and llama.cpp's own keys of it.
 
-Knows how a family says what it is in the words of a `liquid` configuration, and what stock graphs lack. Knows no
-family: those are in `arch/`.
+Knows what llama.cpp's graphs of mixtures lack in common. Knows no family: those are in `arch/`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from . import fields
 from .arch.liquid import Liquid
 from .config import Config
 from .fields import Field
+from .registry import Reason, reasons
 from .rope import rope_fields
+from .rope_factors import rope_tensors
 
 # what a `liquid` configuration may say and many families cannot
 NEUTRAL: dict[str, Any] = {
@@ -36,10 +37,9 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-class StockOrLiquid(Liquid):
-    """A family's class says `liquid_words` and `beyond_stock`; where nothing is beyond, stock is written."""
+class Mixture(Liquid):
+    """A `liquid` model in all but its name and keys; a family's class says `words_of` and `beyond_stock`."""
 
-    stock_name = ""
     dense_module = "mlp"
     defaults: ClassVar[dict[str, Any]] = {}  # of transformers' class, for keys that config.json leaves out
     stock_keys: ClassVar[tuple[str, ...]] = ("expert_feed_forward_length",)  # more of those that upstream writes
@@ -48,42 +48,45 @@ class StockOrLiquid(Liquid):
 
     def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
         config = config.filled(self.defaults)
-        words = {**NEUTRAL, **self.liquid_words(config)}
+        words = {**NEUTRAL, **self.words_of(config)}
         for name, value in words.items():
             if not config.was_asked(name):
                 config.only(name, value, why=f"transformers' {type(self).__name__} models know no such thing")
-        super().__init__(config.extended(words), present, fold_gates=fold_gates)
+        config = config.extended(words)
+        super().__init__(config, present, fold_gates=fold_gates)
+        self.words = config.values
         self.has_head_dim = config.raw("head_dim") is not None
         self.stock_rope = self.rope.computable(reads_betas=False)
-        self.reasons = self.beyond_stock()
-        if not self.reasons:
-            self.gguf_name, self.rope = self.stock_name, self.stock_rope
 
-    def liquid_words(self, config: Config) -> dict[str, Any]:
-        """config.json as a `liquid` configuration."""
+    def words_of(self, config: Config) -> dict[str, Any]:
+        """What a `liquid` configuration says more than config.json, or otherwise."""
         raise NotImplementedError
 
-    def beyond_stock(self) -> list[str]:
+    def liquid_words(self) -> dict[str, Any]:
+        return self.words
+
+    def beyond_stock(self) -> list[Reason]:
         """What llama.cpp's own graph of this architecture would get wrong."""
-        found = {
+        refused = {
             "has no frequency factors, which this model's rope_type needs": (
                 self.stock_rope.needs_factors and not self.stock_factors
             ),
-            "has no attention windows": self.window.kind != "none" and not self.stock_windows,
             "has no bias on the attention's output": self.hparams.attention_bias,
         }
-        return [reason for reason, holds in found.items() if holds]
+        windows = self.window.kind != "none" and not self.stock_windows
+        return reasons({"has no attention windows": windows}, refused)
+
+    def generated(self) -> dict[str, Any]:
+        return rope_tensors(self.stock_rope, self.hparams.head_dim)
 
     def fields(self) -> list[Field]:
-        if self.reasons:
-            return super().fields()
         more = {
             "expert_feed_forward_length": self.experts.size,
             "vocab_size": self.n_vocab,
             "rope.dimension_count": self.hparams.head_dim,
         }
-        name = self.stock_name
-        found = self.hparams.common_fields(name, rope_fields(self.rope, name))
+        name = self.gguf_name
+        found = self.hparams.common_fields(name, rope_fields(self.stock_rope, name))
         found += self.hparams.length_fields(name) if self.has_head_dim else []
         return [
             *found,
@@ -92,12 +95,6 @@ class StockOrLiquid(Liquid):
             fields.u32(f"{name}.expert_used_count", self.experts.used),
             *(fields.u32(f"{name}.{key}", more[key]) for key in self.stock_keys),
         ]
-
-    def warnings(self) -> list[str]:
-        if not self.reasons:
-            return super().warnings()
-        why = f"llama.cpp's `{self.stock_name}` {'; it '.join(self.reasons)}"
-        return [*super().warnings(), f"becomes architecture `liquid`, which needs this project's library: {why}"]
 
 
 def one_window(config: Config, n_layer: int, size: int | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from .fp8 import dequantized
 from .provenance import provenance_fields
 from .registry import find
 from .splits import split_fields, split_outputs
+from .stock_or_liquid import stock_or_liquid
 from .tensors import FILE_TYPES, OUTTYPES, Dropped, Output, guess_outtype, match
 from .tokenizers import no_tokenizer_fields, tokenizer_fields
 from .transforms import SAME
@@ -46,6 +47,7 @@ class Plan:
     dropped: tuple[Dropped, ...]
     warnings: tuple[str, ...]
     split_max_size: int | None = None  # bytes of tensors to a file
+    stock: bool = False
 
     @functools.cached_property
     def files(self) -> list[tuple[Output, ...]]:
@@ -71,6 +73,7 @@ class Plan:
             "input": str(self.source),
             "architecture": self.architecture,
             "outtype": self.outtype,
+            "stock": self.stock,
             "parameters": self.parameters,
             "size_bytes": self.size_bytes,
             **({"file_bytes": self.file_bytes} if len(self.files) > 1 else {}),
@@ -86,6 +89,7 @@ def plan(
     outtype: str = "auto",
     *,
     exact_gate: bool = False,
+    stock: bool = False,
     exit_layers: Sequence[int] | None = None,
     split_max_size: int | None = None,
     tokenizer: bool = True,
@@ -93,9 +97,10 @@ def plan(
 ) -> Plan:
     """What to write; the checkpoint's headers are read, its weights are not.
 
-    `exact_gate` keeps a bottleneck gate's last two matrices apart. `exit_layers`: after how many layers a head was
-    trained to read. `split_max_size`: bytes of tensors to a file. `tokenizer=False` leaves the tokenizer out. `name`
-    stands in for the folder's where that says nothing.
+    `exact_gate` keeps a bottleneck gate's last two matrices apart. `stock` writes llama.cpp's own architecture even
+    where its graph computes something else. `exit_layers`: after how many layers a head was trained to read.
+    `split_max_size`: bytes of tensors to a file. `tokenizer=False` leaves the tokenizer out. `name` stands in for the
+    folder's where that says nothing.
     """
     if outtype != "auto" and outtype not in OUTTYPES:
         raise UsageError(f"the output type is {outtype!r}, expected one of {', '.join([*OUTTYPES, 'auto'])}")
@@ -105,6 +110,7 @@ def plan(
     hf_name, maker = find(checkpoint.config, checkpoint.tensors.keys())
     config = Config(checkpoint.config)
     model = maker(config, checkpoint.tensors.keys(), fold_gates=not exact_gate)
+    model, told = stock_or_liquid(model, stock=stock)
     generated = model.generated()
     matched, dropped = match(checkpoint.tensors, model.rows(), model.dims, outtype)
     outputs = [Output(key, one.shape, F32, one.nbytes, (), SAME) for key, one in generated.items()] + matched
@@ -125,8 +131,9 @@ def plan(
         outputs=tuple(outputs),
         generated=generated,
         dropped=tuple(dropped),
-        warnings=(*config.unknown(), *model.warnings(), *warnings),
+        warnings=(*config.unknown(), *model.warnings(), *told, *warnings),
         split_max_size=split_max_size,
+        stock=stock,
     )
 
 

@@ -10,13 +10,14 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from liquidcli.errors import IntegrityError, LiquidError
 
 from .config import Config
 from .fields import Field
+from .rope import Rope
 from .tensors import Dims, Row
 
 
@@ -32,6 +33,29 @@ class Architecture(Protocol):
     def generated(self) -> dict[str, Any]: ...  # GGUF name -> float32 array made from the configuration alone
     def fields(self) -> list[Field]: ...
     def warnings(self) -> list[str]: ...
+
+
+class Reason(NamedTuple):
+    """Why llama.cpp's own architecture is not enough for a model."""
+
+    text: str  # what that architecture does or lacks: "has no attention windows"
+    loads: bool = True  # whether it would load such a file all the same, and compute something else
+
+
+def reasons(wrong: Mapping[str, bool], refused: Mapping[str, bool]) -> list[Reason]:
+    """Of those that hold; `refused`: no such file would load."""
+    found = [Reason(text) for text, holds in wrong.items() if holds]
+    return found + [Reason(text, loads=False) for text, holds in refused.items() if holds]
+
+
+@runtime_checkable
+class Family(Architecture, Protocol):
+    """A model for which llama.cpp has an architecture; `stock_or_liquid` asks it which one to write."""
+
+    rope: Rope  # as `liquid` would have it
+
+    def beyond_stock(self) -> list[Reason]: ...
+    def liquid_words(self) -> dict[str, Any]: ...  # the model as a `liquid` configuration, but for the rotation
 
 
 Maker = Callable[..., Architecture]  # called with (config, present, fold_gates=...); a class or a function

@@ -18,7 +18,7 @@ from liquidcli.errors import IntegrityError, LiquidError
 from .. import fields
 from ..config import Config
 from ..fields import Field
-from ..registry import arch
+from ..registry import Reason, arch
 from ..rope import Rope, read_section, rope_fields
 from ..tensors import Row, bind, drop, row
 from ..transforms import PLUS_ONE, SAME, plus_one_times
@@ -86,6 +86,9 @@ class Gemma3(Llama):
         hparams = self.hparams
         wide = hparams.num_hidden_layers == LAYERS_OF_27B
         return hparams.hidden_size // hparams.num_attention_heads if wide else hparams.head_dim
+
+    def beyond_stock(self) -> list[Reason]:
+        return []  # `liquid` has no graph for this family: what `gemma3` cannot say has been refused
 
     def rows(self) -> Iterator[Row]:
         yield from bind(MODEL + (TIED_HEAD if self.hparams.tie_word_embeddings else HEAD))

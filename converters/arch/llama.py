@@ -14,7 +14,7 @@ from liquidcli.errors import IntegrityError, LiquidError
 from .. import fields
 from ..config import MAX_LAYERS, Config
 from ..fields import Field
-from ..registry import arch
+from ..registry import Reason, arch
 from ..rope import Rope, read_rope, rope_fields, rope_warnings
 from ..rope_factors import rope_tensors
 from ..tensors import Dims, Row, bind, drop, row
@@ -220,15 +220,13 @@ class Llama:
     def warnings(self) -> list[str]:
         return rope_warnings(self.rope)
 
-    # what another architecture must know to stand in for this one
-
-    def beyond_stock(self) -> list[str]:
+    def beyond_stock(self) -> list[Reason]:
         """What llama.cpp's own graph of this architecture would get wrong."""
         found = []
         if self.window.size:
-            found.append(f"has no attention windows, this model's are of {self.window.size} tokens")
+            found.append(Reason(f"has no attention windows, this model's are of {self.window.size} tokens"))
         if self.rope.needs_factors and not self.reads_factors:
-            found.append("has no frequency factors, which this model's rope_type needs")
+            found.append(Reason("has no frequency factors, which this model's rope_type needs", loads=False))
         return found
 
     def liquid_words(self) -> dict[str, Any]:

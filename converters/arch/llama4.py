@@ -14,8 +14,8 @@ from .. import fields
 from ..config import MAX_LAYERS, Config
 from ..experts import Layout
 from ..fields import Field
-from ..mixture import StockOrLiquid
-from ..registry import arch
+from ..mixture import Mixture
+from ..registry import Reason, arch, reasons
 from ..tensors import Row, drop, prefixed
 from ..windows import MAX_WINDOW
 from .llama import refuse_foreign_maths
@@ -29,8 +29,8 @@ IMAGE_KEYS = ("vision_config", "image_token_index", "boi_token_index", "eoi_toke
 
 
 @arch("Llama4ForCausalLM")
-class Llama4(StockOrLiquid):
-    stock_name = "llama4"
+class Llama4(Mixture):
+    gguf_name = "llama4"
     stock_keys: ClassVar = ("expert_feed_forward_length", "vocab_size", "rope.dimension_count")
     stock_windows = stock_factors = True
     dense_module = "feed_forward"
@@ -39,7 +39,7 @@ class Llama4(StockOrLiquid):
                           "rms_norm_eps": 1e-5, "rope_theta": 5e5}  # fmt: skip
     half_split = False
 
-    def liquid_words(self, config: Config) -> dict[str, Any]:
+    def words_of(self, config: Config) -> dict[str, Any]:
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
         rope_layers = self._rope_layers(config, n_layer)
         types = ["chunked_attention" if rope else "full_attention" for rope in rope_layers]
@@ -86,18 +86,14 @@ class Llama4(StockOrLiquid):
         self.moe_step = config.integer("interleave_moe_layer_step", 1, low=0)
         super().__init__(config, present, fold_gates=fold_gates)
 
-    def beyond_stock(self) -> list[str]:
+    def beyond_stock(self) -> list[Reason]:
         rope = [(i + 1) % STOCK_NO_ROPE_STEP != 0 for i in range(self.n_layer)]
         window = (self.window.kind, self.window.size, list(self.window.layers))
         own_norm = self.experts.count != STOCK_EXPERTS_WITHOUT_NORM
-        found = {
-            "has experts in every layer of a fixed step (moe_layers says otherwise)": (
-                not self.experts.count or self.experts.layers != set(_every(self.moe_step, self.n_layer))
-            ),
+        wrong = {
             f"has no rotation in every layer of step {STOCK_NO_ROPE_STEP} (no_rope_layers says otherwise)": (
                 self.rope_layers != tuple(map(int, rope))
             ),
-            "stops without a layer that has no rotation": all(rope),
             f"has chunks of {STOCK_CHUNK} in layers with rotation (attention_chunk_size and layer_types differ)": (
                 window != ("chunked", STOCK_CHUNK, rope)
             ),
@@ -108,11 +104,16 @@ class Llama4(StockOrLiquid):
                 (self.qk_norm == "l2") != own_norm
             ),
         }
-        return super().beyond_stock() + [reason for reason, holds in found.items() if holds]
+        refused = {
+            "has experts in every layer of a fixed step (moe_layers says otherwise)": (
+                not self.experts.count or self.experts.layers != set(_every(self.moe_step, self.n_layer))
+            ),
+            "stops without a layer that has no rotation": all(rope),
+        }
+        return super().beyond_stock() + reasons(wrong, refused)
 
     def fields(self) -> list[Field]:
-        step = [] if self.reasons else [fields.u32("llama4.interleave_moe_layer_step", self.moe_step)]
-        return super().fields() + step
+        return [*super().fields(), fields.u32("llama4.interleave_moe_layer_step", self.moe_step)]
 
 
 @arch("Llama4ForConditionalGeneration")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import ClassVar
 
 from liquidcli.errors import LiquidError
 
 from ..config import Config
-from ..registry import Architecture, arch
+from ..registry import arch
 from ..windows import MAX_WINDOW, Window
-from ..without_gates import stock_or_liquid
 from .llama import Llama
 
 
+@arch("MistralForCausalLM")
 class Mistral(Llama):
     defaults: ClassVar = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 
@@ -28,8 +27,3 @@ class Mistral(Llama):
         if not 0 < size < self.hparams.max_position_embeddings:
             return Window()
         return Window("sliding", size, (True,) * self.n_layer)
-
-
-@arch("MistralForCausalLM")
-def mistral(config: Config, present: Collection[str], *, fold_gates: bool = True) -> Architecture:
-    return stock_or_liquid(Mistral(config), present)

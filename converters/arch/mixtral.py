@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..config import MAX_LAYERS, Config
 from ..experts import Layout
-from ..mixture import StockOrLiquid, one_window
+from ..mixture import Mixture, one_window
 from ..registry import arch
 from ..windows import MAX_WINDOW
 
@@ -19,8 +19,8 @@ RENAMED = Layout("mlp", "gate", input_first=False)
 
 
 @arch("MixtralForCausalLM")
-class Mixtral(StockOrLiquid):
-    stock_name = "llama"
+class Mixtral(Mixture):
+    gguf_name = "llama"
     stock_keys: ClassVar = ("vocab_size", "rope.dimension_count")
     stock_factors = True
     defaults: ClassVar = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
@@ -31,7 +31,7 @@ class Mixtral(StockOrLiquid):
         self.expert_layout = RENAMED if renamed else PUBLISHED
         super().__init__(config, present, fold_gates=fold_gates)
 
-    def liquid_words(self, config: Config) -> dict[str, Any]:
+    def words_of(self, config: Config) -> dict[str, Any]:
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)
         return {
             "moe_layers": list(range(n_layer)),

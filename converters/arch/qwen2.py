@@ -13,15 +13,15 @@ from liquidcli.errors import LiquidError
 from .. import fields
 from ..config import Config
 from ..fields import Field
-from ..registry import Architecture, arch
+from ..registry import Reason, arch
 from ..rope import rope_fields
 from ..windows import MAX_WINDOW, Window
-from ..without_gates import stock_or_liquid
 from .llama import Llama
 
 KINDS = {"full_attention", "sliding_attention"}
 
 
+@arch("Qwen2ForCausalLM")
 class Qwen2(Llama):
     gguf_name = "qwen2"
     rope_layout = "neox"
@@ -57,13 +57,8 @@ class Qwen2(Llama):
         found += self.hparams.length_fields(name) if self.writes_lengths else []
         return [*found, fields.u32(f"{name}.feed_forward_length", self.intermediate_size)]
 
-    def beyond_stock(self) -> list[str]:
+    def beyond_stock(self) -> list[Reason]:
         found = super().beyond_stock()
         if self.hparams.num_attention_heads * self.hparams.head_dim != self.hparams.hidden_size:
-            found.append("expects heads of hidden_size / num_attention_heads")
+            found.append(Reason("expects heads of hidden_size / num_attention_heads", loads=False))
         return found
-
-
-@arch("Qwen2ForCausalLM")
-def qwen2(config: Config, present: Collection[str], *, fold_gates: bool = True) -> Architecture:
-    return stock_or_liquid(Qwen2(config), present)

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 from ..config import Config
-from ..registry import Architecture, arch
-from ..without_gates import stock_or_liquid
+from ..registry import Reason, arch
 from .llama import Llama
 from .qwen2 import Qwen2
 
 
+@arch("Qwen3ForCausalLM")
 class Qwen3(Qwen2):
     gguf_name = "qwen3"
     qk_norm = "head"
@@ -24,13 +24,8 @@ class Qwen3(Qwen2):
     def _biases(self, config: Config) -> tuple[bool, bool, bool]:
         return self.hparams.attention_bias, self.hparams.attention_bias, False
 
-    def beyond_stock(self) -> list[str]:
+    def beyond_stock(self) -> list[Reason]:
         found = Llama.beyond_stock(self)
         if self.out_bias:
-            found.append("has no bias on the attention's output")
+            found.append(Reason("has no bias on the attention's output", loads=False))
         return found
-
-
-@arch("Qwen3ForCausalLM")
-def qwen3(config: Config, present: Collection[str], *, fold_gates: bool = True) -> Architecture:
-    return stock_or_liquid(Qwen3(config), present)

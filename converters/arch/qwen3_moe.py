@@ -6,18 +6,18 @@ from typing import Any, ClassVar
 
 from ..config import MAX_LAYERS, Config
 from ..experts import Layout
-from ..mixture import StockOrLiquid, expert_count, one_window
-from ..registry import arch
+from ..mixture import Mixture, expert_count, one_window
+from ..registry import Reason, arch, reasons
 from ..windows import MAX_WINDOW
 
 
 @arch("Qwen3MoeForCausalLM")
-class Qwen3Moe(StockOrLiquid):
-    stock_name = "qwen3moe"
+class Qwen3Moe(Mixture):
+    gguf_name = "qwen3moe"
     expert_layout = Layout("mlp", "gate", input_first=False)
     defaults: ClassVar = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6}
 
-    def liquid_words(self, config: Config) -> dict[str, Any]:
+    def words_of(self, config: Config) -> dict[str, Any]:
         n_layer, count = config.integer("num_hidden_layers", high=MAX_LAYERS), expert_count(config)
         step, dense = config.integer("decoder_sparse_step", 1), config.items("mlp_only_layers", int, default=())
         return {
@@ -41,11 +41,11 @@ class Qwen3Moe(StockOrLiquid):
         in_use = config.flag("use_sliding_window", False)
         return one_window(config, n_layer, config.integer("sliding_window", high=MAX_WINDOW) if in_use else None)
 
-    def beyond_stock(self) -> list[str]:
-        found = {
+    def beyond_stock(self) -> list[Reason]:
+        wrong = {"renormalises the experts' weights (norm_topk_prob is false)": not self.experts.norm}
+        refused = {
             "has experts in every layer (decoder_sparse_step and mlp_only_layers say otherwise)": (
                 len(self.experts.layers) < self.n_layer
             ),
-            "renormalises the experts' weights (norm_topk_prob is false)": not self.experts.norm,
         }
-        return super().beyond_stock() + [reason for reason, holds in found.items() if holds]
+        return super().beyond_stock() + reasons(wrong, refused)

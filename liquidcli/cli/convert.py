@@ -32,7 +32,9 @@ OutType = Annotated[
 ExactGate = Annotated[
     bool, option("--exact-gate", help="Keep a bottleneck gate's last two matrices apart instead of their product.")
 ]
-
+Stock = Annotated[
+    bool, option("--stock", help="llama.cpp's own architecture, for other programs, even where it computes otherwise.")
+]
 ExitLayers = Annotated[
     str | None,
     option("--exit-layers", metavar="N,N...", help="Note that the head was trained to read after so many layers."),
@@ -48,6 +50,7 @@ def convert(
     outfile: OutFile = None,
     outtype: OutType = "auto",
     exact_gate: ExactGate = False,
+    stock: Stock = False,
     exit_layers: ExitLayers = None,
     split_max_size: SplitMaxSize = None,
     dry_run: DryRun = False,
@@ -73,6 +76,7 @@ def convert(
         folder,
         outtype,
         exact_gate=exact_gate,
+        stock=stock,
         exit_layers=_numbers(exit_layers),
         split_max_size=_split_size(split_max_size),
         name=name,
@@ -153,7 +157,7 @@ def _show_result(what: Plan, result: Result) -> None:
     from ..amounts import size_text
 
     if out.json_mode:
-        out.json({**result.as_json(), "warnings": list(what.warnings)})
+        out.json({**result.as_json(), "stock": what.stock, "warnings": list(what.warnings)})
         return
     for file in result.files:
         out.data(str(file.path))

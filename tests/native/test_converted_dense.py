@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 
 from liquidcli import converters
+from liquidcli.converters.arch.llama import Llama
+from liquidcli.converters.arch.qwen2 import Qwen2
+from liquidcli.converters.arch.qwen3 import Qwen3
+from liquidcli.errors import LiquidError
 from tests.hf_folders import write_json
 from tests.hf_models import CLOSE, agreement, make_config, native_logits, random_tokens, reference_logits, relative
 from tests.hf_models import save_random as save
@@ -140,6 +144,27 @@ def test_a_file_that_ignores_what_its_graph_ignores_is_wrong(name: str, tmp_path
     assert plan.architecture in ("llama", "qwen2", "qwen3", "gemma3")
     found = relative(native_logits(converters.run(plan, tmp_path / "m.gguf").output, tokens), wanted)
     assert found > WRONG
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window", "qwen3-window"])
+def test_stock_all_the_same_is_the_file_without_windows(name: str, tmp_path: Path) -> None:
+    folder = CASES[name].save(tmp_path / "m")
+    asked = converters.run(converters.plan(folder, "f32", stock=True), tmp_path / "asked.gguf")
+    config = {**json.loads((folder / "config.json").read_text()), **CASES[name].ignored}
+    write_json(folder / "config.json", config)
+    assert converters.run(converters.plan(folder, "f32"), tmp_path / "m.gguf").sha256 == asked.sha256
+
+
+@pytest.mark.parametrize("name", ["qwen2-heads", "qwen3-biases"])
+def test_stock_that_would_not_load_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = CASES[name].save(tmp_path / "m")
+    with pytest.raises(LiquidError, match=r"--stock: llama\.cpp's `qwen\d` cannot load this model: it "):
+        converters.plan(folder, "f32", stock=True)
+    for kind in (Llama, Qwen2, Qwen3):
+        monkeypatch.setattr(kind, "beyond_stock", lambda self: [])
+    stock = converters.run(converters.plan(folder, "f32"), tmp_path / "m.gguf").output
+    with pytest.raises(LiquidError):
+        native_logits(stock, random_tokens(4))
 
 
 def save_multimodal(folder: Path, dtype: str = "float32", **words: Any) -> Path:

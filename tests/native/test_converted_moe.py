@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from liquidcli import converters
-from liquidcli.converters.mixture import StockOrLiquid
+from liquidcli.converters.mixture import Mixture
 from liquidcli.errors import LiquidError
 from tests.hf_models import (
     CLOSE,
@@ -129,11 +129,9 @@ def router_margin(folder: Path, tokens: list[int]) -> float:
     return min(margins)
 
 
-def stock_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stock_file(folder: Path) -> Path:
     """The folder as llama.cpp's own architecture, whatever that leaves out."""
-    for kind in (StockOrLiquid, *StockOrLiquid.__subclasses__()):
-        monkeypatch.setattr(kind, "beyond_stock", lambda self: [])
-    plan = converters.plan(folder, "f32")
+    plan = converters.plan(folder, "f32", stock=True)
     assert plan.architecture != "liquid"
     return converters.run(plan, folder.with_name("stock.gguf")).output
 
@@ -150,15 +148,20 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SILENT)
-def test_the_stock_architecture_would_be_wrong(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stock_architecture_would_be_wrong(name: str, tmp_path: Path) -> None:
     folder, tokens = write(name, tmp_path / "m"), random_tokens(N_TOKENS)
-    stock = stock_file(folder, monkeypatch)
+    stock = stock_file(folder)
     assert relative(native_logits(stock, tokens), reference_logits(folder, tokens)) > WRONG
 
 
 @pytest.mark.parametrize("name", LOUD)
 def test_the_stock_architecture_would_not_load(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stock = stock_file(write(name, tmp_path / "m"), monkeypatch)
+    folder = write(name, tmp_path / "m")
+    with pytest.raises(LiquidError, match=r"--stock: llama\.cpp's `\w+` cannot load this model: it "):
+        stock_file(folder)
+    for kind in (Mixture, *Mixture.__subclasses__()):
+        monkeypatch.setattr(kind, "beyond_stock", lambda self: [])
+    stock = stock_file(folder)
     with pytest.raises(LiquidError):
         native_logits(stock, random_tokens(4))
 

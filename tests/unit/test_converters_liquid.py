@@ -188,3 +188,10 @@ def test_a_gate_without_its_tensors(tmp_path: Path) -> None:
     folder = save_checkpoint(random_model("linear"), tmp_path / "n")
     with pytest.raises(IntegrityError, match=r"12 of the checkpoint's .* tensors are unknown"):
         converters.plan(change(folder, depth=None))
+
+
+def test_what_is_liquid_already_has_no_stock_architecture(tmp_path: Path) -> None:
+    for family in ("plain", "linear"):
+        with pytest.raises(LiquidError, match=r"--stock: .* no architecture for this checkpoint") as caught:
+            converters.plan(save_checkpoint(random_model(family), tmp_path / family), stock=True)
+        assert "leave out --stock" in caught.value.hint

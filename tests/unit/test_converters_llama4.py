@@ -13,6 +13,7 @@ from liquidcli.converters.config import Config
 from liquidcli.converters.registry import find
 from liquidcli.errors import IntegrityError, LiquidError
 from liquidcli.gguf_file import open_gguf
+from tests.families import chosen
 from tests.hf_mixtures import fuse, make_config, make_tensors, stacks, write_mixture
 
 SCALING = {
@@ -38,12 +39,15 @@ IMAGES = {"vision_config": {"hidden_size": 1408}, "image_token_index": 200092, "
           "eoi_token_index": 200081, "tie_word_embeddings": False}  # fmt: skip
 
 
-def model_of(text: dict[str, Any]) -> Any:
-    values = {"architectures": ["Llama4ForConditionalGeneration"], "text_config": text, **IMAGES}
-    config = Config(values)
-    model = find(values)[1](config, (), fold_gates=True)
+def chosen_of(text: dict[str, Any]) -> tuple[Any, list[str]]:
+    config = Config({"architectures": ["Llama4ForConditionalGeneration"], "text_config": text, **IMAGES})
+    model, told = chosen(config)
     assert config.unknown() == []
-    return model
+    return model, told
+
+
+def model_of(text: dict[str, Any]) -> Any:
+    return chosen_of(text)[0]
 
 
 def fields_of(model: Any) -> dict[str, Any]:
@@ -52,8 +56,8 @@ def fields_of(model: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("text", "step"), [(SCOUT, 1), (MAVERICK, 2)])
 def test_published_configurations_are_stock(text: dict[str, Any], step: int) -> None:
-    model = model_of(text)
-    assert model.gguf_name == "llama4" and model.warnings() == []
+    model, told = chosen_of(text)
+    assert model.gguf_name == "llama4" and told == []
     keys = fields_of(model)
     assert keys["llama4.interleave_moe_layer_step"] == step
     assert keys["llama4.feed_forward_length"] == 16384 and keys["llama4.expert_feed_forward_length"] == 8192
@@ -80,9 +84,9 @@ def test_published_configurations_are_stock(text: dict[str, Any], step: int) -> 
     ],
 )
 def test_every_other_configuration_is_liquid(changes: dict[str, Any], key: str, value: Any) -> None:
-    model = model_of({**SCOUT, **changes})
+    model, told = chosen_of({**SCOUT, **changes})
     assert model.gguf_name == "liquid" and fields_of(model).get(f"liquid.{key}") == value
-    assert len(model.warnings()) == 1 and "llama.cpp's `llama4`" in model.warnings()[0]
+    assert len(told) == 1 and "llama.cpp's `llama4`" in told[0]
 
 
 def test_what_transformers_leaves_open_is_not_guessed() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from liquidcli import converters
-from liquidcli.converters.arch.mistral import mistral
 from liquidcli.converters.config import Config
 from liquidcli.errors import LiquidError
 from liquidcli.gguf_file import open_gguf
+from tests.families import model_of
 from tests.hf_dense import MISTRAL_7B, make_config, make_tensors, write_dense
 
 NO_KEY = {key: value for key, value in make_config("mistral").items() if key != "sliding_window"}
@@ -43,10 +43,10 @@ def test_the_liquid_file_has_the_window_and_the_same_weights(tmp_path: Path) -> 
 
 def test_defaults_of_the_class_count_where_keys_are_absent() -> None:
     config = {**NO_KEY, "max_position_embeddings": 8192}
-    assert mistral(Config(config), ()).gguf_name == "liquid"  # a window of 4096
-    assert mistral(Config(NO_KEY), ()).gguf_name == "llama"
+    assert model_of(Config(config)).gguf_name == "liquid"  # a window of 4096
+    assert model_of(Config(NO_KEY)).gguf_name == "llama"
     without_heads = {key: value for key, value in config.items() if key != "num_key_value_heads"}
-    heads = mistral(Config({**without_heads, "num_attention_heads": 16, "sliding_window": None}), ())
+    heads = model_of(Config({**without_heads, "num_attention_heads": 16, "sliding_window": None}))
     assert {field.key: field.value for field in heads.fields()}["llama.attention.head_count_kv"] == 8
 
 
@@ -60,19 +60,41 @@ def test_defaults_of_the_class_count_where_keys_are_absent() -> None:
 )
 def test_what_mistral_cannot_mean_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(LiquidError, match=r"layer_types|hidden_act"):
-        mistral(Config({**NO_KEY, **changes}), ())
+        model_of(Config({**NO_KEY, **changes}))
 
 
 def test_the_published_configuration() -> None:
     config = Config(MISTRAL_7B)
-    model = mistral(config, ())
+    model = model_of(config)
     assert model.gguf_name == "liquid" and not config.unknown()
-    assert mistral(Config({**MISTRAL_7B, "sliding_window": None}), ()).gguf_name == "llama"
+    assert model_of(Config({**MISTRAL_7B, "sliding_window": None})).gguf_name == "llama"
 
 
 def test_longrope_and_a_window_is_refused() -> None:
     rope = {"type": "longrope", "factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     config = {**NO_KEY, "rope_scaling": rope, "original_max_position_embeddings": 64}
-    assert np.allclose(mistral(Config(config), ()).generated()["rope_factors_long.weight"], 2)
+    assert np.allclose(model_of(Config(config)).generated()["rope_factors_long.weight"], 2)
     with pytest.raises(LiquidError, match=r"longrope is only supported for llama\.cpp's `llama`"):
-        mistral(Config({**config, "sliding_window": 16}), ())
+        model_of(Config({**config, "sliding_window": 16}))
+
+
+def test_stock_all_the_same_with_a_warning(tmp_path: Path) -> None:
+    folder = write_dense(tmp_path / "m", make_config("mistral", sliding_window=16))
+    plan = converters.plan(folder, "f32", stock=True)
+    assert plan.architecture == "llama" and plan.as_json()["stock"] is True
+    assert [line.partition(": llama.cpp's `llama` has no attention windows")[0] for line in plan.warnings] == [
+        "becomes architecture `llama` and computes something else"
+    ]
+    assert "--stock" in converters.plan(folder, "f32").warnings[0]
+
+
+def test_stock_changes_nothing_where_the_graph_is_right(tmp_path: Path) -> None:
+    folder = write_dense(tmp_path / "m", make_config("mistral"))
+    plans = [converters.plan(folder, "f32", stock=stock) for stock in (False, True)]
+    assert plans[0].fields == plans[1].fields and not plans[1].warnings
+
+
+def test_longrope_and_a_window_can_be_stock() -> None:
+    rope = {"type": "longrope", "factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    values = {**NO_KEY, "sliding_window": 16, "rope_scaling": rope, "original_max_position_embeddings": 64}
+    assert model_of(Config(values), stock=True).gguf_name == "llama"

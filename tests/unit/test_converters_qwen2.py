@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from liquidcli import converters
-from liquidcli.converters.arch.qwen2 import qwen2
 from liquidcli.converters.config import Config
 from liquidcli.errors import IntegrityError, LiquidError
 from liquidcli.gguf_file import check_loadable, open_gguf
+from tests.families import chosen, model_of
 from tests.hf_dense import QWEN2_5_7B, make_config, make_tensors, write_dense
 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
@@ -82,7 +82,7 @@ def test_what_qwen2_cannot_say_becomes_liquid(changes: dict[str, Any], why: str,
     ],
 )
 def test_what_changes_nothing_stays_stock(changes: dict[str, Any]) -> None:
-    assert qwen2(Config(make_config("qwen2", **changes)), ()).gguf_name == "qwen2"
+    assert model_of(Config(make_config("qwen2", **changes))).gguf_name == "qwen2"
 
 
 @pytest.mark.parametrize(
@@ -95,16 +95,40 @@ def test_what_changes_nothing_stays_stock(changes: dict[str, Any]) -> None:
 )
 def test_what_nobody_computes_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(LiquidError, match=r"layer_types|longrope"):
-        qwen2(Config(make_config("qwen2", **changes)), ())
+        model_of(Config(make_config("qwen2", **changes)))
 
 
 def test_the_published_configuration() -> None:
     config = Config(QWEN2_5_7B)
-    assert qwen2(config, ()).gguf_name == "qwen2" and not config.unknown()
+    assert model_of(config).gguf_name == "qwen2" and not config.unknown()
 
 
 def test_keys_of_other_families_do_not_leak_into_liquid() -> None:
     config = Config(make_config("qwen2", **WINDOWS, no_rope_layers=[0, 0], num_local_experts=4))
-    model = qwen2(config, ())
+    model = model_of(config)
     assert "liquid.rope.layers" not in {field.key for field in model.fields()}
     assert sorted(line.split()[1] for line in config.unknown()) == ["no_rope_layers", "num_local_experts"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"head_dim": 16}, "expects heads of hidden_size"),
+        ({"rope_scaling": LLAMA3}, "no frequency factors"),
+        ({**WINDOWS, "rope_scaling": LLAMA3}, "no attention windows, .* tokens; it has no frequency factors"),
+    ],
+)
+def test_stock_is_refused_where_it_would_not_load(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(LiquidError, match=f"--stock: llama.cpp's `qwen2` cannot load this model: it .*{why}") as caught:
+        model_of(Config(make_config("qwen2", **changes)), stock=True)
+    assert "leave out --stock" in caught.value.hint
+    _, told = chosen(Config(make_config("qwen2", **changes)))
+    assert "--stock" not in told[0]
+
+
+def test_stock_keeps_the_familys_keys() -> None:
+    model, told = chosen(Config(make_config("qwen2", **WINDOWS)), stock=True)
+    assert len(told) == 1 and "no attention windows" in told[0]
+    assert [field.key for field in model.fields()] == [
+        field.key for field in model_of(Config(make_config("qwen2"))).fields()
+    ]

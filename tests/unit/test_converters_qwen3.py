@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from liquidcli import converters
-from liquidcli.converters.arch.qwen3 import qwen3
 from liquidcli.converters.config import Config
 from liquidcli.converters.gated_base import base_words
 from liquidcli.gguf_file import check_loadable, open_gguf
+from tests.families import model_of
 from tests.hf_dense import QWEN3_8B, make_config, make_tensors, write_dense
 
 
@@ -31,7 +31,7 @@ def test_norms_arrive_and_lengths_are_written(tmp_path: Path) -> None:
 
 def test_heads_are_128_wide_where_nothing_is_said() -> None:
     config = {key: value for key, value in make_config("qwen3").items() if key != "head_dim"}
-    assert qwen3(Config(config), ()).dims["q"] == 4 * 128
+    assert model_of(Config(config)).dims["q"] == 4 * 128
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_under_gates_it_is_the_same_model() -> None:
 
 def test_the_published_configuration() -> None:
     config = Config(QWEN3_8B)
-    assert qwen3(config, ()).gguf_name == "qwen3" and not config.unknown()
+    assert model_of(config).gguf_name == "qwen3" and not config.unknown()

@@ -10,9 +10,9 @@ import pytest
 
 from liquidcli import converters
 from liquidcli.converters.config import Config
-from liquidcli.converters.registry import find
 from liquidcli.errors import LiquidError
 from liquidcli.gguf_file import open_gguf
+from tests.families import chosen, model_of
 from tests.hf_mixtures import make_config, make_tensors, stacks, write_mixture
 
 # the keys of a published 30B-A3B configuration
@@ -29,15 +29,11 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def model_of(values: dict[str, Any]) -> Any:
-    return find(values)[1](Config(values), (), fold_gates=True)
-
-
 def test_the_published_configuration_is_stock_and_understood() -> None:
     config = Config(PUBLISHED)
-    model = find(PUBLISHED)[1](config, (), fold_gates=True)
+    model, told = chosen(config)
     keys = {field.key: field.value for field in model.fields()}
-    assert model.gguf_name == "qwen3moe" and model.warnings() == [] and config.unknown() == []
+    assert model.gguf_name == "qwen3moe" and told == [] and config.unknown() == []
     assert keys["qwen3moe.feed_forward_length"] == 6144 and keys["qwen3moe.expert_feed_forward_length"] == 768
     assert keys["qwen3moe.attention.key_length"] == 128 and keys["qwen3moe.rope.freq_base"] == 1e6
 
@@ -83,11 +79,12 @@ def test_fused_matrices_are_output_first(tmp_path: Path) -> None:
 
 def test_the_number_of_experts_has_two_spellings() -> None:
     newer = {**PUBLISHED, "num_local_experts": 128}
-    assert model_of({**newer, "num_experts": None}).experts.count == model_of(newer).experts.count == 128
+    for values in (newer, {**newer, "num_experts": None}):
+        assert model_of(Config(values)).experts.count == 128
     with pytest.raises(LiquidError, match="num_local_experts is 64"):
-        model_of({**PUBLISHED, "num_local_experts": 64})
+        model_of(Config({**PUBLISHED, "num_local_experts": 64}))
 
 
 def test_no_experts_at_all_is_a_dense_model() -> None:
-    model = model_of({**PUBLISHED, "num_experts": 0})
+    model = model_of(Config({**PUBLISHED, "num_experts": 0}))
     assert model.gguf_name == "liquid" and not model.experts.layers
