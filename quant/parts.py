@@ -115,6 +115,7 @@ class Part:
         umask = os.umask(0)
         os.umask(umask)
         self.path.chmod(0o666 & ~umask)
+        self._close_if_it_must_be()
         self.path.replace(self.target)
         self.journal.unlink(missing_ok=True)
         self._file.close()
@@ -125,9 +126,15 @@ class Part:
 
     def abandon(self) -> None:
         """Leave nothing."""
+        self._close_if_it_must_be()
         self.journal.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _close_if_it_must_be(self) -> None:
+        """Elsewhere the lock is held until the name is gone, so that nobody writes on under the target's name."""
+        if os.name == "nt":
             self._file.close()
 
     def _sync(self) -> None:
@@ -152,6 +159,8 @@ def _is_locked_elsewhere(file: BinaryIO) -> bool:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     return False
