@@ -62,6 +62,7 @@ class Case:
     changed: dict[str, Any] = field(default_factory=dict)
     extra_tensors: tuple[str, ...] = ()
     other_bytes: tuple[str, ...] = ()
+    stock: bool = False
     kind: str | None = None  # the class in transformers, where AutoModelForCausalLM errs
 
     def write(self, folder: Path) -> Path:
@@ -89,7 +90,7 @@ def run_upstream(cases: Mapping[str, Case], home: Path) -> Path:
 
 def check_ours_is_theirs(case: Case, folder: Path, out: Path) -> None:
     """`folder` is the case's; ours is written to `out`."""
-    ours = converters.run(converters.plan(folder / case.name, case.outtype), out).output
+    ours = converters.run(converters.plan(folder / case.name, case.outtype, stock=case.stock), out).output
     with open_gguf(ours) as a, open_gguf(folder / "theirs.gguf") as b:
         shapes = [{key: (info.shape, info.type) for key, info in f.tensors.items()} for f in (a, b)]
         assert [name for name in shapes[0] if name not in shapes[1]] == list(case.extra_tensors)

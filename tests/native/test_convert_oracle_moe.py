@@ -52,16 +52,22 @@ def case(model_type: str, words: dict[str, Any], outtype: str = "f16", dtype: st
 
 CASES: dict[str, Case] = {
     "mixtral": case("mixtral", MIXTRAL),
+    "mixtral-window": case("mixtral", {**MIXTRAL, "sliding_window": 24}, stock=True),
     "mixtral-llama3": case("mixtral", {**MIXTRAL, "rope_parameters": LLAMA3, "head_dim": 32}, "bf16", "bfloat16"),
     "mixtral-q8_0": case("mixtral", {**MIXTRAL, "tie_word_embeddings": True}, "q8_0", "bfloat16"),
     "qwen3moe": case("qwen3_moe", QWEN),
     "qwen3moe-yarn": case("qwen3_moe", {**QWEN, "rope_parameters": YARN}, "bf16", "bfloat16"),
+    "qwen3moe-weights": case("qwen3_moe", {**QWEN, "norm_topk_prob": False}, stock=True),
+    "qwen3moe-window": case("qwen3_moe", {**QWEN, "use_sliding_window": True, "sliding_window": 24}, stock=True),
     "qwen3moe-odd": case("qwen3_moe", {**QWEN, "moe_intermediate_size": 40, "tie_word_embeddings": True}, "q8_0"),
     "qwen3moe-fused": case("qwen3_moe", QWEN, "bf16", "bfloat16", save={"save_original_format": False}),
     "olmoe": case("olmoe", OLMOE),
+    "olmoe-renormalised": case("olmoe", {**OLMOE, "norm_topk_prob": True}, stock=True),
     "olmoe-shards": case("olmoe", OLMOE, "auto", "bfloat16", save={"max_shard_size": "50KB"}),
     "llama4": case("llama4_text", LLAMA4),
     "llama4-maverick": case("llama4_text", {**LLAMA4, "interleave_moe_layer_step": 2}, "q8_0", "bfloat16"),
+    "llama4-chunks": case("llama4_text", {**LLAMA4, "attention_chunk_size": 24, "floor_scale": 8}, stock=True),
+    "llama4-interval": case("llama4_text", {**LLAMA4, "no_rope_layer_interval": 2}, stock=True),
     "llama4-scout": case("llama4_text", {**LLAMA4, "rope_parameters": SCOUT}, "bf16", "bfloat16"),
     "llama4-multimodal": Multimodal(LLAMA4),
 }
