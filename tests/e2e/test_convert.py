@@ -14,6 +14,7 @@ import pytest
 from liquidcli.gguf_file import open_gguf
 from tests.command import Liquid, failed
 from tests.fake_hub import FakeHub, serve
+from tests.hf_dense import make_config, write_dense
 from tests.hf_folders import CONFIG, llama_tensors, write_json, write_llama
 
 
@@ -128,6 +129,27 @@ def test_the_list_of_architectures(liquid: Liquid) -> None:
     told = json.loads(liquid("convert", "--list", "--json").stdout)
     assert {one["architecture"] for one in told} >= {"LlamaForCausalLM", "DDQwen3ForCausalLM", "LiquidForCausalLM"}
     assert all(one["family"] and one["summary"] for one in told) and len(told) == len(lines) - 1
+
+
+def test_stock_is_written_for_other_programs(liquid: Liquid, tmp_path: Path) -> None:
+    write_dense(tmp_path / "Windowed", make_config("mistral", sliding_window=16))
+    own = liquid("convert", "Windowed", "-o", "own.gguf")
+    assert own.returncode == 0 and "becomes architecture `liquid`" in own.stderr and "--stock" in own.stderr
+    result = liquid("convert", "Windowed", "-o", "stock.gguf", "--stock", "--json")
+    told = json.loads(result.stdout)
+    assert told["stock"] is True and "has no attention windows" in told["warnings"][0]
+    assert "warning: becomes architecture `llama` and computes something else" in result.stderr
+    with open_gguf(tmp_path / "own.gguf") as f, open_gguf(tmp_path / "stock.gguf") as g:
+        assert (f.architecture, g.architecture) == ("liquid", "llama") and list(f.tensors) == list(g.tensors)
+    planned = json.loads(liquid("convert", "Windowed", "--dry-run", "--json").stdout)
+    assert planned["stock"] is False and planned["architecture"] == "liquid"
+
+
+def test_stock_that_could_not_load_is_refused(liquid: Liquid, tmp_path: Path) -> None:
+    write_dense(tmp_path / "Biased", make_config("qwen3", attention_bias=True))
+    why = "llama.cpp's `qwen3` cannot load this model: it has no bias on the attention's output"
+    failed(liquid("convert", "Biased", "--stock"), 1, why, "leave out --stock")
+    assert nothing_written(tmp_path)
 
 
 def write_big(folder: Path) -> Path:
