@@ -13,6 +13,12 @@ from types import ModuleType
 from ..errors import LiquidError
 
 
+@functools.cache
+def _silence(api: ModuleType) -> object:
+    """A callback that the library may call as long as the process lives."""
+    return api.llama_log_callback(lambda level, text, data: None)
+
+
 class Vocabulary:
     """Tokenize, detokenize and wrap in the chat template, as the runtime does. The library is loaded at the first
     use."""
@@ -24,8 +30,7 @@ class Vocabulary:
     def api(self) -> ModuleType:
         import llama_cpp
 
-        self._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._log, None)
+        llama_cpp.llama_log_set(_silence(llama_cpp), None)
         llama_cpp.llama_backend_init()
         return llama_cpp
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 from liquidcli import converters
 from liquidcli.converters.checkpoint import open_checkpoint
 from liquidcli.converters.export import plan_export, run_export
-from liquidcli.gates.vocab import Vocabulary
 from liquidcli.gguf_file import open_gguf
 from tests.hf_folders import sentencepiece_model, sentencepiece_tokenizer, write_json
 from tests.hf_models import CLOSE, make_config, native_logits, random_tokens, reference_logits, relative, save_random
 from tests.nasty_text import NASTY, random_texts
+from tests.native.test_tokenizer_parity import Vocabulary
 
 pytest.importorskip("transformers")
 LLAMA3 = {
@@ -65,13 +64,6 @@ def test_transformers_computes_from_the_folder_what_the_library_computes(family:
     assert relative(native_logits(gguf, tokens), reference_logits(back, tokens)) <= CLOSE
 
 
-def ids(vocabulary: Vocabulary, text: str, *, add: bool, parse: bool) -> list[int]:
-    data = text.encode()
-    room = (ctypes.c_int32 * (len(data) + 8))()
-    count = vocabulary.api.llama_tokenize(vocabulary.vocab, data, len(data), room, len(room), add, parse)
-    return list(room[:count])
-
-
 def sentencepiece(folder: Path) -> None:
     write_json(folder / "tokenizer.json", sentencepiece_tokenizer())
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(defined=("\u2581\u2581", "<tool>")))
@@ -90,8 +82,8 @@ def test_transformers_splits_text_as_the_library_does(kind: str, tmp_path: Path)
     tokenizer = AutoTokenizer.from_pretrained(back)
     vocabulary = Vocabulary(gguf)
     for text in NASTY + random_texts(200):
-        assert tokenizer.encode(text) == ids(vocabulary, text, add=True, parse=True), text
+        assert tokenizer.encode(text) == vocabulary.encode(text, add_special=True), text
         if kind == "bpe":  # the library takes any </s> for the end of a text
             own = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-            assert own == ids(vocabulary, text, add=False, parse=False), text
+            assert own == vocabulary.encode(text, parse_special=False), text
     vocabulary.close()
