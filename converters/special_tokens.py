@@ -205,7 +205,7 @@ def _read_pair(single: list[tuple[str, str]], pair: list[tuple[str, str]], speci
 
 def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
     """From the first place that has any, in transformers' order: files, tokenizer_config.json, chat_template.json."""
-    template = _template_files(checkpoint)
+    template: Any = _template_files(checkpoint)
     for name in ("tokenizer_config.json", "chat_template.json"):
         template = template or (checkpoint.json(name) or {}).get("chat_template")
     if isinstance(template, str):
