@@ -6,13 +6,13 @@ family lacks is the family's to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from liquidcli.errors import LiquidError
 
 from .arch.liquid import Liquid
 from .config import Config
-from .registry import Architecture, Family
+from .registry import Architecture, Family, Reason
 from .tensors import Row
 
 
@@ -25,20 +25,24 @@ def stock_or_liquid(model: Architecture, *, stock: bool = False) -> tuple[Archit
     reasons = model.beyond_stock()
     if not reasons:
         return model, []
-    name, why = model.gguf_name, "; it ".join(reason.text for reason in reasons)
-    loads = all(reason.loads for reason in reasons)
-    if stock and not loads:
+    name, why = model.gguf_name, _joined(reasons)
+    refused = [reason for reason in reasons if not reason.loads]
+    if stock and refused:
         raise LiquidError(
-            f"--stock: llama.cpp's `{name}` cannot load this model: it {why}",
+            f"--stock: llama.cpp's `{name}` cannot load this model: it {_joined(refused)}",
             hint="leave out --stock: this project's library computes it as architecture `liquid`",
         )
     if stock:
         return model, [f"becomes architecture `{name}` and computes something else: llama.cpp's `{name}` {why}"]
-    advice = f" (--stock writes `{name}` all the same)" if loads else ""
+    advice = "" if refused else f" (--stock writes `{name}` all the same)"
     if model.rope.kind == "longrope":
         raise LiquidError(f"rope_type longrope is only supported for llama.cpp's `{name}`, but that {why}{advice}")
     told = f"becomes architecture `liquid`, which needs this project's library: llama.cpp's `{name}` {why}{advice}"
     return WithoutGates(model), [told]
+
+
+def _joined(reasons: Iterable[Reason]) -> str:
+    return "; it ".join(reason.text for reason in reasons)
 
 
 class WithoutGates(Liquid):

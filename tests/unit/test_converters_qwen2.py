@@ -115,11 +115,11 @@ def test_keys_of_other_families_do_not_leak_into_liquid() -> None:
     [
         ({"head_dim": 16}, "expects heads of hidden_size"),
         ({"rope_scaling": LLAMA3}, "no frequency factors"),
-        ({**WINDOWS, "rope_scaling": LLAMA3}, "no attention windows, .* tokens; it has no frequency factors"),
+        ({**WINDOWS, "rope_scaling": LLAMA3}, "no frequency factors"),
     ],
 )
 def test_stock_is_refused_where_it_would_not_load(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(LiquidError, match=f"--stock: llama.cpp's `qwen2` cannot load this model: it .*{why}") as caught:
+    with pytest.raises(LiquidError, match=f"--stock: llama.cpp's `qwen2` cannot load this model: it (has )?{why}") as caught:
         model_of(Config(make_config("qwen2", **changes)), stock=True)
     assert "leave out --stock" in caught.value.hint
     _, told = chosen(Config(make_config("qwen2", **changes)))
