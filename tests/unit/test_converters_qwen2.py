@@ -119,7 +119,7 @@ def test_keys_of_other_families_do_not_leak_into_liquid() -> None:
     ],
 )
 def test_stock_is_refused_where_it_would_not_load(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(LiquidError, match=f"--stock: llama.cpp's `qwen2` cannot load this model: it (has )?{why}") as caught:
+    with pytest.raises(LiquidError, match=f"--stock: .* cannot load this model: it (has )?{why}") as caught:
         model_of(Config(make_config("qwen2", **changes)), stock=True)
     assert "leave out --stock" in caught.value.hint
     _, told = chosen(Config(make_config("qwen2", **changes)))
