@@ -89,6 +89,10 @@ class Conversation:
             self.turns.pop()
         return self._reply(drop_on_failure=False) if self.turns else None
 
+    def question(self) -> str | None:
+        """What was asked last."""
+        return next((turn["content"] for turn in reversed(self.turns) if turn["role"] == "user"), None)
+
     def undo(self) -> str | None:
         """Take back the last turn and its reply; what had been asked, or None."""
         while self.turns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -83,10 +83,10 @@ class TerminalReader:
 
     def __init__(self, history: Path, words: Sequence[str], sources: Mapping[str, Source]) -> None:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory, InMemoryHistory
+        from prompt_toolkit.history import InMemoryHistory
         from prompt_toolkit.styles import Style
 
-        self._on_disk = FileHistory(str(history)) if _writable(history) else InMemoryHistory()
+        self._on_disk = _history(history) if _writable(history) else InMemoryHistory()
         self._in_memory = InMemoryHistory()
         self._session: PromptSession = PromptSession(
             history=self._on_disk,
@@ -116,9 +116,21 @@ def _writable(history: Path) -> bool:
     """What was typed is nobody else's to read."""
     try:
         history.touch(mode=0o600)
-        return os.access(history, os.W_OK)
+        return history.is_file() and os.access(history, os.W_OK)
     except OSError:
         return False
+
+
+def _history(path: Path):
+    """Lines typed before; a line that cannot be written, for want of room, is remembered until the end of this chat."""
+    from prompt_toolkit.history import FileHistory
+
+    class History(FileHistory):
+        def store_string(self, string: str) -> None:
+            with suppress(OSError):
+                super().store_string(string)
+
+    return History(str(path))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ..runtime.chat import Conversation
 from ..runtime.engine import Engine
 from ..runtime.events import Event
 from ..runtime.keeper import Keeper
-from . import repl_commands
+from . import repl_commands, repl_turns
 from .answer import AnswerView
 from .console import out
 from .depth_words import draw_reply
@@ -61,19 +61,22 @@ class Repl:
                 if text is None:
                     return
                 if text:
-                    self._turn(text)
+                    self._turn(text, replacing=bool(prefilled))
             except KeyboardInterrupt:
                 if not self.reader.interactive:
                     raise
                 out.talk("to leave: /bye or Ctrl-D")
 
-    def _turn(self, text: str) -> None:
+    def _turn(self, text: str, *, replacing: bool = False) -> None:
         try:
             if text.startswith("/"):
                 repl_commands.dispatch(self, text)
             else:
                 asked, self.attached = "\n\n".join([*self.attached, text]), []
-                self.show(self.conversation.ask(asked))
+                if replacing:
+                    repl_turns.ask_instead(self, asked)
+                else:
+                    self.show(self.conversation.ask(asked))
         except Interrupted:
             raise
         except LiquidError as error:

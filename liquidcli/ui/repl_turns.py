@@ -34,11 +34,25 @@ def edit(repl: Repl, rest: str) -> None:
     """The last question again, in other words: those given, or those typed into what it was."""
     if not rest and not repl.reader.interactive:
         raise UsageError("/edit needs the new words here", hint="/edit TEXT")
-    taken = _taken(repl)
+    asked = repl.conversation.question()
+    if asked is None:
+        raise UsageError("there is no turn to take back")
     if rest:
-        repl.show(repl.conversation.ask(rest))
+        ask_instead(repl, rest)
     else:
-        repl.prefilled = taken
+        repl.prefilled = asked
+
+
+def ask_instead(repl: Repl, text: str) -> None:
+    """Another question in place of the last one, which stays where the new one gets no answer."""
+    turns = repl.conversation.turns
+    before = list(turns)
+    repl.conversation.undo()
+    try:
+        repl.show(repl.conversation.ask(text))
+    finally:
+        if len(turns) < len(before):
+            turns[:] = before
 
 
 def _taken(repl: Repl) -> str:

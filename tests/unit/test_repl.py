@@ -15,7 +15,7 @@ from liquidcli.runtime.events import Event, Summary, Timings
 from liquidcli.ui.completion import candidates, files
 from liquidcli.ui.depth_map import depth_map, token_map
 from liquidcli.ui.figures import engine_line
-from liquidcli.ui.lineedit import PipeReader, is_open, unfold
+from liquidcli.ui.lineedit import PipeReader, _history, is_open, unfold
 from liquidcli.ui.repl import Repl
 from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, sources, words
 
@@ -68,6 +68,9 @@ class FakeConversation:
 
     def regenerate(self):
         return self.ask(self.turns.pop()) if self.turns else None
+
+    def question(self) -> str | None:
+        return self.turns[-1] if self.turns else None
 
     def undo(self) -> str | None:
         return self.turns.pop() if self.turns else None
@@ -265,17 +268,44 @@ def test_a_question_is_asked_again_in_other_words(capsys) -> None:
     assert repl.conversation.turns == ["xyz"] and capsys.readouterr().out == "cba\nzyx\n"
 
 
+class Typist(PipeReader):
+    """Lines as if a person typed them; `^C` is Ctrl-C."""
+
+    interactive = True
+
+    def __init__(self, stream: io.StringIO) -> None:
+        super().__init__(stream)
+        self.offered: list[str] = []
+
+    def read(self, prefilled: str = "", status: str = "") -> str | None:
+        self.offered.append(prefilled)
+        text = super().read()
+        if text == "^C":
+            raise KeyboardInterrupt
+        return text
+
+
 def test_a_question_is_edited_where_it_is_typed() -> None:
-    class Typist(PipeReader):
-        interactive, offered = True, []
-
-        def read(self, prefilled: str = "", status: str = "") -> str | None:
-            self.offered.append(prefilled)
-            return super().read()
-
     reader = Typist(io.StringIO("abc\n/edit\nabcd\n"))
-    Repl(FakeConversation(), reader, FakeKeeper()).run()
-    assert reader.offered == ["", "", "abc", ""]
+    repl = Repl(FakeConversation(), reader, FakeKeeper())
+    repl.run()
+    assert reader.offered == ["", "", "abc", ""] and repl.conversation.turns == ["abcd"]
+
+
+@pytest.mark.parametrize("typed", ["/edit\n^C\n", "/edit\n\n", "/edit\n/stats\n", "/edit\nfail\n", "/edit fail\n"])
+def test_a_question_stays_when_the_other_words_come_to_nothing(typed: str) -> None:
+    repl = Repl(FakeConversation(), Typist(io.StringIO(f"abc\nxyz\n{typed}")), FakeKeeper())
+    repl.run()
+    assert repl.conversation.turns == ["abc", "xyz"]
+
+
+def test_history_that_cannot_be_written_is_remembered_all_the_same(tmp_path) -> None:
+    history = _history(tmp_path / "history")
+    history.append_string("kept")
+    (tmp_path / "history").unlink()
+    (tmp_path / "history").mkdir()  # as good as a full disk: nothing can be written any more
+    history.append_string("remembered")
+    assert history.get_strings()[-1] == "remembered"
 
 
 def test_files_go_with_the_next_question_alone(tmp_path, capsys) -> None:
