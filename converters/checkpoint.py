@@ -18,7 +18,9 @@ from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageEr
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_HEADER_BYTES = 100_000_000  # ref: the safetensors format
-MAX_JSON_BYTES = 1 << 29
+MAX_SMALL_BYTES = 1 << 27  # JSON, once parsed, may take twenty times as much
+MAX_NAME, MAX_FILE_NAME = 1000, 255
+LFS_POINTER = b"version https://git-lfs"
 
 # bits that numpy can carry, by safetensors type; BF16 travels as its bits
 CARRIERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -64,7 +66,7 @@ class Checkpoint:
     def json(self, name: str) -> dict[str, Any] | None:
         """An optional JSON file of the folder."""
         path = self.folder / name
-        return read_json(path) if path.is_file() else None
+        return read_json(path) if is_there(path) else None
 
     def advice(self, name: str) -> dict[str, Any]:
         """A JSON file that none needs: empty where it is missing or broken."""
@@ -81,7 +83,7 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
         raise UsageError(f"{folder} is a file, a checkpoint folder was expected", hint=_file_hint(folder))
     if not folder.is_dir():
         raise NotFoundError(f"{folder} does not exist")
-    if not (folder / "config.json").is_file():
+    if not is_there(folder / "config.json"):
         raise NotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder")
     config = read_json(folder / "config.json")
     tensors: dict[str, SourceTensor] = {}
@@ -94,11 +96,29 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
     return Checkpoint(folder, config, tensors)
 
 
+def is_there(path: Path) -> bool:
+    """Whether the file lies there. What lies there and is no file must not count as absent: IntegrityError."""
+    if path.is_file():
+        return True
+    if path.is_symlink() and not path.exists():
+        raise IntegrityError(f"{path} is a link to a file that is not there", hint="fetch the folder again")
+    if path.exists():
+        raise IntegrityError(f"{path} is no regular file", hint=f"remove it, or put the real {path.name} in its place")
+    return False
+
+
+def check_small(path: Path) -> None:
+    """For files without weights."""
+    if path.stat().st_size > MAX_SMALL_BYTES:
+        raise IntegrityError(f"{path} has {path.stat().st_size} bytes, more than any such file needs")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or IntegrityError in one sentence."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise IntegrityError(f"{path} has {path.stat().st_size} bytes, more than any such file needs")
-    value = _parse(path.read_bytes(), str(path))
+    check_small(path)
+    data = path.read_bytes()
+    _refuse_pointer(path, data)
+    value = _parse(data, str(path))
     if not isinstance(value, dict):
         raise IntegrityError(f"{path} holds a JSON {type(value).__name__}, an object was expected")
     return value
@@ -109,6 +129,13 @@ def _parse(data: bytes, where: str) -> Any:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where} is not valid JSON: {error}") from error
+
+
+def _refuse_pointer(path: Path, data: bytes) -> None:
+    if data.startswith(LFS_POINTER):
+        raise IntegrityError(
+            f"{path} is a pointer that git-lfs left, not the file itself", hint=f"git -C {path.parent} lfs pull"
+        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -128,12 +155,12 @@ def _file_hint(path: Path) -> str | None:
 
 
 def _shards(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
+    if is_there(folder / INDEX):
         names = sorted(set(_weight_map(folder).values()))
-        if missing := [name for name in names if not (folder / name).is_file()]:
+        if missing := [name for name in names if not is_there(folder / name)]:
             raise NotFoundError(f"{folder} lacks {len(missing)} of its {len(names)} shards, the first is {missing[0]}")
         return [folder / name for name in names]
-    if (folder / SINGLE).is_file():
+    if is_there(folder / SINGLE):
         return [folder / SINGLE]
     found = sorted(path for path in folder.iterdir() if path.is_file())
     if stray := [path.name for path in found if path.suffix == ".safetensors"]:
@@ -153,9 +180,14 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weights, dict) or not weights:
         raise IntegrityError(f"{path} has no weight_map")
     for name, shard in weights.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise IntegrityError(f"{path} places {name} in {shard!r}, a .safetensors file name was expected")
+        if not _is_shard_name(shard):
+            raise IntegrityError(f"{path} places {name:.80} in {shard!r:.80}, a .safetensors file name was expected")
     return weights
+
+
+def _is_shard_name(name: Any) -> bool:
+    named = isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+    return named and len(name.encode(errors="replace")) <= MAX_FILE_NAME and "\0" not in name
 
 
 def _check_index(folder: Path, tensors: dict[str, SourceTensor]) -> None:
@@ -163,7 +195,7 @@ def _check_index(folder: Path, tensors: dict[str, SourceTensor]) -> None:
         return
     for name, shard in _weight_map(folder).items():
         if name not in tensors or tensors[name].path.name != shard:
-            raise IntegrityError(f"{INDEX} says that {shard} holds {name}, which it does not")
+            raise IntegrityError(f"{INDEX} says that {shard} holds {name:.80}, which it does not")
 
 
 def read_header(path: Path) -> list[SourceTensor]:
@@ -171,6 +203,8 @@ def read_header(path: Path) -> list[SourceTensor]:
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
+        if LFS_POINTER.startswith(prefix) and prefix:
+            _refuse_pointer(path, prefix + file.read(len(LFS_POINTER)))
         header_bytes = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or header_bytes > min(file_bytes - 8, MAX_HEADER_BYTES):
             raise IntegrityError(f"{path} is cut short or no safetensors: it claims a header of {header_bytes} bytes")
@@ -189,6 +223,8 @@ def _is_size(value: Any) -> bool:
 
 
 def _tensor(path: Path, data_start: int, name: str, entry: Any) -> SourceTensor:
+    if len(name) > MAX_NAME:
+        raise IntegrityError(f"{path}: a tensor has a name of {len(name)} letters, it begins with {name:.40}")
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:

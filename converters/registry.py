@@ -105,5 +105,5 @@ def find(config: dict[str, Any], present: Collection[str] = ()) -> tuple[str, Ma
     near = difflib.get_close_matches(names[0], known(), 3, 0.0)
     raise LiquidError(
         f"the architecture {names[0][:80]!r} is not known here; nearest: {', '.join(near)}",
-        hint="an architecture is one file in converters/arch/, see CONTRIBUTING.md",
+        hint="liquid convert --list; a new architecture is one file in converters/arch/, see CONTRIBUTING.md",
     )

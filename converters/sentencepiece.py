@@ -18,7 +18,7 @@ from liquidcli.errors import IntegrityError, LiquidError
 
 from . import fields
 from .bpe import read_merges
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, is_there
 from .fields import Field
 from .pretokenizers import steps
 from .special_tokens import added_tokens, tokens_listed_elsewhere
@@ -40,7 +40,7 @@ def sentencepiece_fields(
 ) -> tuple[list[Field], list[str]]:
     vocab = Vocab(n_vocab, BLANK_SCORE)
     path = checkpoint.folder / "tokenizer.model"
-    adds_space = _from_model(path, vocab) if path.is_file() else _from_json(tokenizer or {}, vocab)
+    adds_space = _from_model(path, vocab) if is_there(path) else _from_json(tokenizer or {}, vocab)
     for token in tokens_listed_elsewhere(checkpoint):
         vocab.put_added(token, ADDED_SCORE)
     for token in added_tokens(tokenizer):

@@ -16,7 +16,7 @@ from gguf import GGUFValueType as Type
 from liquidcli.errors import IntegrityError
 
 from . import fields
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_small, is_there
 from .fields import Field
 
 # kind -> its key tokenizer.ggml.{}_token_id, spelled as the loader spells it
@@ -110,7 +110,7 @@ def _set(special: SpecialTokens, kind: str, number: int, n_vocab: int) -> None:
     if 0 <= number < n_vocab:
         special.ids[kind] = number
     else:
-        special.warnings.append(f"{kind}_token_id {number} is not a token of this vocabulary and was left out")
+        special.warnings.append(f"{kind}_token_id {number!r:.40} is not a token of this vocabulary and was left out")
 
 
 def added_tokens(tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def tokens_listed_elsewhere(checkpoint: Checkpoint) -> list[dict[str, Any]]:
             found.append({**token, "id": int(number)})
     seen = {token["id"] for token in found}
     for text, number in (checkpoint.json("added_tokens.json") or {}).items():
-        if number not in seen:
+        if not isinstance(number, int) or number not in seen:
             found.append({"content": text, "id": number})
     return added_tokens({"added_tokens": found})
 
@@ -226,8 +226,10 @@ def chat_template_fields(checkpoint: Checkpoint) -> list[Field]:
 def _template_files(checkpoint: Checkpoint) -> list[dict[str, str]]:
     """chat_template.jinja is the default one, those in a folder of their own have names."""
     named = {path.stem: path for path in sorted((checkpoint.folder / "additional_chat_templates").glob("*.jinja"))}
-    if (path := checkpoint.folder / "chat_template.jinja").is_file():
-        named = {"default": path, **named}
+    named = {"default": checkpoint.folder / "chat_template.jinja", **named}
+    found = {name: path for name, path in named.items() if is_there(path)}
+    for path in found.values():
+        check_small(path)
     return [
-        {"name": name, "template": path.read_text(encoding="utf-8", errors="replace")} for name, path in named.items()
+        {"name": name, "template": path.read_text(encoding="utf-8", errors="replace")} for name, path in found.items()
     ]

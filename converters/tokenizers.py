@@ -11,7 +11,7 @@ from liquidcli.errors import IntegrityError, LiquidError, NotFoundError
 
 from . import fields
 from .bpe import bpe_fields
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, is_there
 from .fields import Field
 from .sentencepiece import sentencepiece_fields
 from .special_tokens import chat_template_fields, read_special_tokens
@@ -22,7 +22,7 @@ from .tekken import as_tokenizer_json
 def tokenizer_fields(checkpoint: Checkpoint, n_vocab: int) -> tuple[list[Field], list[str]]:
     """Fields and warnings. NotFoundError without a tokenizer, LiquidError for one nobody here can express."""
     tokenizer = checkpoint.json("tokenizer.json")
-    if tokenizer is None and not (checkpoint.folder / "tokenizer.model").is_file():
+    if tokenizer is None and not is_there(checkpoint.folder / "tokenizer.model"):
         if (tekken := checkpoint.json(TEKKEN)) is None:
             raise NotFoundError(f"{checkpoint.folder} has neither tokenizer.json nor tokenizer.model nor {TEKKEN}")
         tokenizer = as_tokenizer_json(tekken)

@@ -34,6 +34,8 @@ def explain(error: BaseException) -> LiquidError:
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
         kind, text = _BY_ERRNO[error.errno]
         return kind(text.format(file=error.filename or "a file"))
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return LiquidError(f"{error.filename or 'a file'!s:.300}: {error.strerror[:1].lower()}{error.strerror[1:]}")
     if isinstance(error, MemoryError):
         return MemoryFitError("this does not fit in memory")
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("liquidcli"):
