@@ -73,7 +73,7 @@ def run(plan: Plan, out: Path | str, progress: Progress | None = None) -> Result
     own = {file.resolve() for file in plan.source.iterdir() if file.suffix != ".gguf"}
     own |= {source.path.resolve() for output in plan.outputs for source in output.sources}
     if taken := [path for path in paths if path.is_file() and path.resolve() in own]:
-        raise UsageError(f"{taken[0]} is one of the checkpoint's own files", hint="name another file with -o")
+        raise UsageError(f"{taken[0]} is one of the files that are converted", hint="name another file with -o")
     for one in plan.dropped:
         _check_dropped(one)
     told = _Told(plan.size_bytes, progress)
