@@ -20,6 +20,7 @@ CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, 
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _ABORTED = 2
 _NO_SLOT = 1
+_MOST_THREADS = 512  # GGML_MAX_N_THREADS
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Context:
         self._never = self._lib.ggml_abort_callback(0)
 
     def _make(self, wanted: ContextParams) -> int:
+        _check(wanted)
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = wanted.n_ctx, wanted.n_batch, wanted.n_ubatch
         params.n_seq_max, params.kv_unified = wanted.n_seq, wanted.kv_unified
@@ -102,7 +104,7 @@ class Context:
         if code == _NO_SLOT:
             raise MemoryFitError(f"the context of {self.n_ctx} tokens is full", hint="a larger one: -c N")
         if code not in (0, _ABORTED):
-            raise LiquidError(f"llama.cpp could not compute this: {library.log.complaint() or f'code {code}'}")
+            raise _decode_failure(library.log.complaint() or f"code {code}")
         return code == 0
 
     def logits(self, n_out: int) -> np.ndarray:  # [n_out, n_vocab] float32, of the last decode, a copy
@@ -222,10 +224,26 @@ def _named(table: dict[str, int], name: str, what: str) -> int:
         raise UsageError(f"{name!r} is no {what}; there are {', '.join(table)}") from None
 
 
+def _check(wanted: ContextParams) -> None:
+    """What llama.cpp would not refuse but die of."""
+    if min(wanted.n_batch, wanted.n_ctx or wanted.n_batch) < max(1, wanted.n_seq):
+        what = f"{wanted.n_seq} sequences need" if wanted.n_seq > 1 else "a context needs"
+        raise UsageError(f"{what} a batch and a context of at least {max(1, wanted.n_seq)}", hint="-b N, -c N")
+    if max(wanted.n_threads, wanted.n_threads_batch) > _MOST_THREADS:
+        raise UsageError(f"llama.cpp computes with {_MOST_THREADS} threads at most", hint="-t N")
+
+
+def _decode_failure(said: str) -> LiquidError:
+    if "no memory" in said:
+        return MemoryFitError(f"this does not fit in memory: {said}", hint="a smaller context: -c N")
+    return LiquidError(f"llama.cpp could not compute this: {said}")
+
+
 def _context_failure(complaint: str, wanted: ContextParams) -> LiquidError:
     said = complaint or "no reason given"
     if "alloc" in said or "memory" in said:
+        reason = "" if "bad_alloc" in said else f": {said}"
         return MemoryFitError(
-            f"a context of {wanted.n_ctx} tokens does not fit in memory: {said}", hint="a smaller one: -c N"
+            f"a context of {wanted.n_ctx} tokens does not fit in memory{reason}", hint="a smaller one: -c N"
         )
     return LiquidError(f"llama.cpp could not make a context: {said}")

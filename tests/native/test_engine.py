@@ -298,6 +298,42 @@ def test_settings_that_do_not_exist_are_usage_errors(path: Path, name: str, valu
         Engine.load(path, n_ctx=64, **{name: value})
 
 
+@pytest.mark.parametrize("settings", [{"n_batch": 0}, {"n_batch": 2, "n_seq": 3}, {"n_threads": 100_000}])
+def test_settings_that_the_library_would_die_of_are_usage_errors(path: Path, settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=r"at (least|most)"):
+        Engine.load(path, **{"n_ctx": 64, **settings})
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from liquidcli.errors import MemoryFitError
+from liquidcli.runtime.engine import Engine
+
+settings = {"n_batch": 64, "n_ubatch": 64, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+with Engine.load(sys.argv[1], n_ctx=1 << 16, **settings) as engine:
+    engine.decode([5] * 64, logits="none")
+    held = int(next(x for x in open("/proc/self/status") if x.startswith("VmData")).split()[1]) << 10
+    resource.setrlimit(resource.RLIMIT_DATA, (held + (2 << 20), -1))
+    try:
+        for _ in range(1000):
+            n_held = len(engine.held())
+            engine.decode([5] * 64, logits="none")
+    except MemoryFitError:
+        resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
+        assert engine.context.seq_range(0) == (0, n_held - 1)
+        assert engine.decode([5], [n_held]).shape[0] == 1
+        print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
+def test_memory_that_runs_out_between_tokens_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    path = write_gguf(make_model("drop"), tmp_path / "drop.gguf")
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr[-2000:]
+
+
 def test_experts_are_reported_for_mixtures(tmp_path: Path) -> None:
     path = write_gguf(make_model("moe"), tmp_path / "moe.gguf")
     with Engine.load(path, n_ctx=128, **EXACT) as engine:
