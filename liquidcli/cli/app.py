@@ -91,7 +91,7 @@ app.command()(verify)
 def main(args: list[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code."""
     args = sys.argv[1:] if args is None else args
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _leave_when_told()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -103,6 +103,19 @@ def main(args: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         hush()
     sys.exit(code)
+
+
+def _leave_when_told() -> None:
+    """SIGTERM and a closed terminal are ways to leave, with all that is cleaned up on the way; shells hang up twice."""
+
+    def leave(number: int, _frame: object) -> None:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, leave)
 
 
 def _open_closed_streams() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +78,6 @@ def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:
         options, ref = resuming.brought_along(options, ref, session)
     reader = _reader()
     save = not start.no_save and (reader.interactive or session is not None)
-    _leave_when_hung_up()
 
     failures = []
     with reader.session():
@@ -122,18 +120,6 @@ def _find(ref: str) -> None:
 
     with open_gguf(resolve_model(ref).path) as f:
         check_loadable(f)
-
-
-def _leave_when_hung_up() -> None:
-    """A closed terminal is a way to leave, and what was said is kept; shells tell of it twice."""
-    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
-        return
-
-    def leave(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGHUP, leave)
 
 
 def _reader() -> Reader:

@@ -179,7 +179,7 @@ def shapes_of(config: dict) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("split", [(), ("--split-max-size", "60M")], ids=["one file", "several"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_conversion_leaves_nothing(
     liquid: Liquid, tmp_path: Path, how: signal.Signals, split: tuple[str, ...]
 ) -> None:

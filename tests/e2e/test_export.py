@@ -83,7 +83,7 @@ def test_refusals(liquid: Liquid, gguf: Path, tmp_path: Path) -> None:
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine" and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing(liquid: Liquid, tmp_path: Path, how: signal.Signals) -> None:
     config = {"intermediate_size": 1 << 17, "num_hidden_layers": 12}
     weights = {name: np.zeros_like(one) for name, one in llama_tensors({**CONFIG, **config}).items()}
