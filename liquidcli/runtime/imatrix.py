@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import IntegrityError, Interrupted, UsageError
 from .depth import DepthPolicy
-from .windows import plan_windows, steps_of
+from .windows import plan_windows, sequences_at_once, steps_of
 
 if TYPE_CHECKING:
     from ..llama.evaluation import Product
@@ -109,7 +109,7 @@ def measure_importance(
     start, found = time.monotonic(), Importance(n_ctx)
     counter = _Counter(found, process_output)
     watcher = Watcher(counter.wants, counter.take)
-    n_seq = max(1, n_batch // n_ctx)
+    n_seq = sequences_at_once(n_batch, n_ctx)
     settings |= {"n_seq": n_seq, "kv_unified": n_seq == 1, "on_node": watcher.callback}
     with Engine.load(path, n_ctx=n_seq * n_ctx, n_batch=n_seq * min(n_batch, n_ctx), **settings) as engine:
         engine.set_depth(policy)

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UsageError
 
 CTX_PADDING = 256  # the library rounds contexts up to this
+MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ def plan_windows(
         length=length,
         step=step,
         first=length - ppl_stride - 1 if strided else n_ctx // 2,
-        n_seq=1 if strided else max(1, n_batch // n_ctx),
+        n_seq=1 if strided else sequences_at_once(n_batch, n_ctx),
         n_batch=min(n_batch, length),
         with_bos=not strided,  # llama-perplexity leaves BOS out of strided windows
     )
+
+
+def sequences_at_once(n_batch: int, n_ctx: int) -> int:
+    return max(1, min(n_batch // n_ctx, MOST_SEQUENCES))
 
 
 def _padded(n_ctx: int) -> int:

@@ -120,6 +120,7 @@ def test_bos_replaces_the_first_token_of_each_window_only_where_the_vocabulary_w
 
 def test_too_short_a_text_says_how_many_tokens_are_needed():
     assert plan_windows(1024, 512).n_chunks == 2
+    assert plan_windows(1024, 4, n_batch=2048).n_seq == 256  # more a context cannot have
     with pytest.raises(UsageError, match=r"1023 tokens.*at least 1024"):
         plan_windows(1023, 512)
     with pytest.raises(UsageError, match="0 chunks"):
