@@ -29,7 +29,7 @@ def check_space(folder: Path, needed_bytes: int) -> None:
             free, needed = f"{free_bytes} bytes", f"{needed_bytes}"
         raise DiskSpaceError(
             f"{folder} has {free} free and this needs {needed}",
-            hint="free some space, or name another folder with -o",
+            hint="free some space, or name another folder for the output",
         )
 
 
@@ -73,7 +73,7 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskSpaceError(
                 f"the disk of {path.parent} is full; nothing was kept",
-                hint="free some space, or name another folder with -o",
+                hint="free some space, or name another folder for the output",
             ) from error
         raise
     finally:

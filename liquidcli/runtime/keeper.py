@@ -80,7 +80,10 @@ class Keeper:
         size_bytes = engine.kv_bytes() or 0
         if size_bytes > KEPT_STATE_BYTES:
             return f"a state of {size_bytes / 1e9:.1f} GB is not kept: this session will be read anew from its text"
-        engine.save_state(self.sessions.state_path(self.session.name))
+        try:
+            engine.save_state(self.sessions.state_path(self.session.name))
+        except (LiquidError, OSError) as error:
+            return f"only the text was saved, it will be read anew; the state was not saved: {_words(error)}"
         self.sessions.prune()
         return said
 
@@ -149,4 +152,8 @@ class Keeper:
         try:
             return self.suspend()
         except (LiquidError, OSError) as error:
-            return f"the session was not saved: {getattr(error, 'message', error)}"
+            return f"the session was not saved: {_words(error)}"
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "message", str(error))

@@ -112,7 +112,8 @@ class Sessions:
             raise UsageError(f"there is a session {new} already", hint=f"/sessions delete {new}, or another name")
         if self.state_path(old).is_file():
             self.state_path(old).replace(self.state_path(new))
-        self.text_path(old).unlink(missing_ok=True)
+        if self.exists(old):
+            self.text_path(old).replace(self.text_path(new))
 
     def prune(self) -> None:
         """Keep the last states, as many as fit, and the last unnamed texts."""
@@ -158,12 +159,15 @@ def _read(path: Path) -> Session:
 
 def _makes_sense(session: Session) -> bool:
     """Types only: what the fields say is checked where it is used."""
+    if not isinstance(session.model, dict) or not isinstance(session.read, dict):
+        return False
     texts = [value for turn in session.turns for value in (turn["role"], turn["content"])]
     return (
         all(isinstance(text, str) for text in [session.name, *texts, *session.model.values()])
         and isinstance(session.system, str | None)
         and isinstance(session.options, dict)
-        and isinstance(session.read, dict)
+        and isinstance(session.read.get("ends", []), list)
+        and isinstance(session.options.get("n_ctx", 0), int)
         and isinstance(session.saved_at, (int, float))
     )
 

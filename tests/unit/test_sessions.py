@@ -99,7 +99,9 @@ def test_a_name_is_a_file_name_and_nothing_else(sessions: Sessions, name: str) -
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"name": 5}', '{"name": "x", "turns": [5]}', '{"name": "x", "turns": [{"role": "user"}]}',
-             '{"name": "x", "options": []}', '{"name": "x", "saved_at": "now"}'],
+             '{"name": "x", "options": []}', '{"name": "x", "saved_at": "now"}',
+             '{"name": "x", "model": []}', '{"name": "x", "options": {"n_ctx": "x"}}',
+             '{"name": "x", "read": {"ends": 5}}'],
 )  # fmt: skip
 def test_a_broken_session_is_a_sentence_and_no_trouble_for_others(sessions: Sessions, text: str) -> None:
     sessions.save(Session("good", turns=TURNS))
@@ -196,6 +198,15 @@ def test_a_name_is_kept_unless_it_is_taken(sessions: Sessions) -> None:
         keeper(sessions, turns=[]).rename("empty")
 
 
+def test_a_text_outlives_a_name_that_finds_no_room(sessions: Sessions, monkeypatch) -> None:
+    first = keeper(sessions)
+    first.suspend()
+    monkeypatch.setattr(Sessions, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left")))
+    with pytest.raises(OSError, match="no space"):
+        first.rename("talk")
+    assert sessions.load("talk").turns == TURNS
+
+
 def test_two_chats_never_write_to_the_same_session(sessions: Sessions) -> None:
     keeper(sessions).suspend()
     one, two = keeper(sessions, turns=[]), keeper(sessions, turns=[])
@@ -222,5 +233,5 @@ def test_what_is_not_to_be_kept_is_gone(sessions: Sessions) -> None:
 def test_leaving_never_fails(sessions: Sessions, monkeypatch) -> None:
     leaving = keeper(sessions)
     monkeypatch.setattr(FakeEngine, "save_state", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left")))
-    assert "not saved" in leaving.close()
+    assert leaving.close().startswith("only the text was saved")
     assert json.loads(sessions.text_path(leaving.session.name).read_text())["turns"] == TURNS
