@@ -148,7 +148,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--prompt", type=int, default=512, metavar="N", help="tokens of a prompt")
     add("--sequences", type=int, default=0, metavar="N", help="instead: sequences that decode side by side")
-    add("--steps", type=int, default=64, metavar="N", help="tokens that each sequence decodes (default: 64)")
+    add("--steps", type=int, default=128, metavar="N", help="tokens that each sequence decodes (default: 128)")
     add("--skip-rate", action="append", type=float, metavar="P", help="share of rows that each gate skips; repeat")
     options = parser.parse_args(arguments)
     check_models(options, options.skip_rate or ())

@@ -71,7 +71,7 @@ def test_a_folder_without_configuration(tmp_path: Path) -> None:
 def test_a_folder_where_config_json_is_meant(folder: Path) -> None:
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
-    refused(folder, NotFoundError, "config.json")
+    refused(folder, IntegrityError, "config.json is no regular file")
 
 
 def test_a_folder_where_the_output_is_meant(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.native.backends import server
 
 PLACED = re.compile(r"node #\s*\d+ \(\s*(\w+)\):[^\[]*\[\s*(\w+)")  # op, device
+pytestmark = pytest.mark.oracle
 
 
 @pytest.fixture(autouse=True)

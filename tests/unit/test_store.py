@@ -236,4 +236,4 @@ def test_a_full_disk_names_what_moves_the_store_not_an_option(tmp_path: Path, mo
     assert "set LIQUID_HOME" in failure.value.hint and "-o" not in failure.value.hint
     with pytest.raises(DiskSpaceError, match="1000 bytes free and this needs 1001") as failure:
         check_space(tmp_path, 1001)
-    assert "-o" in failure.value.hint
+    assert "another folder for the output" in failure.value.hint
