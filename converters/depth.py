@@ -103,10 +103,10 @@ def _read_calibration(section: Config | None) -> tuple[tuple[float, ...], tuple[
     return thresholds, fractions
 
 
-def depth_rows(depth: Depth, layer: int, names: Names, present: Collection[str], *, fold: bool) -> Iterator[Row]:
+def depth_rows(depth: Depth, layer: int, names: Names, present: Collection[str], *, exact: bool) -> Iterator[Row]:
     """Rows of the gates that begin at `layer`; `present` are the checkpoint's tensors."""
     for gate in depth.layout.at(layer):
-        yield from _gate_rows(depth, layer, names, gate.stem, present, fold)
+        yield from _gate_rows(depth, layer, names, gate.stem, present, exact)
     if depth.has_adapter(layer):
         yield from _adapter_rows(names, depth.missing_units)
 
@@ -120,7 +120,7 @@ def _adapter_rows(names: Names, missing: int) -> Iterator[Row]:
 
 
 def _gate_rows(
-    depth: Depth, layer: int, names: Names, stem: str, present: Collection[str], fold: bool
+    depth: Depth, layer: int, names: Names, stem: str, present: Collection[str], exact: bool
 ) -> Iterator[Row]:
     enc, norm, dec, head, bias = (names.part(part, stem) for part in ("enc", "norm", "dec", "head", "bias"))
     target = f"blk.{{i}}.{stem}"
@@ -130,10 +130,10 @@ def _gate_rows(
         yield row(norm, f"{target}_norm.weight", "r", role=GATE_ROLE)
         if dec.format(i=layer) not in present:
             width = "r"  # folded already
-        elif not fold:
+        elif exact:
             yield row(dec, f"{target}_dec.weight", "d r", role=GATE_ROLE)
     yield row(bias, f"{target}.bias", "1", role=GATE_ROLE, required=False)
-    if depth.gate_kind == "bottleneck" and fold and width == "d":
+    if depth.gate_kind == "bottleneck" and not exact and width == "d":
         yield Row(((dec, "d r"), (head, "1 d")), (Target(f"{target}.weight", "r", FOLD, GATE_ROLE),))
     else:
         yield row(head, f"{target}.weight", f"1 {width}", FLATTEN, to=width, role=GATE_ROLE)

@@ -9,7 +9,7 @@ from .registry import known
 
 
 @dataclass(frozen=True)
-class Family:
+class Convertible:
     architecture: str  # as config.json spells it
     family: str  # the file in arch/
     summary: str
@@ -18,11 +18,11 @@ class Family:
         return asdict(self)
 
 
-def families() -> list[Family]:
+def families() -> list[Convertible]:
     found = []
     for name, maker in known().items():
         module = inspect.getmodule(maker)
         assert module is not None
         summary = (module.__doc__ or "").strip().split("\n", 1)[0]
-        found.append(Family(name, module.__name__.rpartition(".")[2], summary))
+        found.append(Convertible(name, module.__name__.rpartition(".")[2], summary))
     return sorted(found, key=lambda one: (one.family, one.architecture))

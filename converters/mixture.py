@@ -46,14 +46,14 @@ class Mixture(Liquid):
     stock_windows = False
     stock_factors = False  # whether it has tensors of frequencies
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         config = config.filled(self.defaults)
         words = {**NEUTRAL, **self.words_of(config)}
         for name, value in words.items():
             if not config.was_asked(name):
                 config.only(name, value, why=f"transformers' {type(self).__name__} models know no such thing")
         config = config.extended(words)
-        super().__init__(config, present, fold_gates=fold_gates)
+        super().__init__(config, present, exact_gate=exact_gate)
         self.words = config.values
         self.has_head_dim = config.raw("head_dim") is not None
         self.stock_rope = self.rope.computable(reads_betas=False)

@@ -109,7 +109,7 @@ def plan(
         outtype = guess_outtype(checkpoint.tensors.values())
     hf_name, maker = find(checkpoint.config, checkpoint.tensors.keys())
     config = Config(checkpoint.config)
-    model = maker(config, checkpoint.tensors.keys(), fold_gates=not exact_gate)
+    model = maker(config, checkpoint.tensors.keys(), exact_gate=exact_gate)
     model, told = stock_or_liquid(model, stock=stock)
     generated = model.generated()
     matched, dropped = match(checkpoint.tensors, model.rows(), model.dims, outtype)

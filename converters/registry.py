@@ -28,7 +28,7 @@ class Architecture(Protocol):
     n_vocab: int
     dims: Dims
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool) -> None: ...
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool) -> None: ...
     def rows(self) -> Iterable[Row]: ...
     def generated(self) -> dict[str, Any]: ...  # GGUF name -> float32 array made from the configuration alone
     def fields(self) -> list[Field]: ...
@@ -58,7 +58,7 @@ class Family(Architecture, Protocol):
     def liquid_words(self) -> dict[str, Any]: ...  # the model as a `liquid` configuration, but for the rotation
 
 
-Maker = Callable[..., Architecture]  # called with (config, present, fold_gates=...); a class or a function
+Maker = Callable[..., Architecture]  # called with (config, present, exact_gate=...); a class or a function
 When = Callable[[dict[str, Any], Collection[str]], bool]  # config.json and the tensors' names
 Kind = TypeVar("Kind", bound=Callable)
 _KNOWN: dict[str, Maker] = {}

@@ -12,7 +12,7 @@ from liquidcli.converters.stock_or_liquid import stock_or_liquid
 
 def chosen(config: Config, present: Collection[str] = (), *, stock: bool = False) -> tuple[Any, list[str]]:
     """The model, and all that it warns of."""
-    model, told = stock_or_liquid(find(config.values)[1](config, present, fold_gates=True), stock=stock)
+    model, told = stock_or_liquid(find(config.values)[1](config, present, exact_gate=False), stock=stock)
     return model, model.warnings() + told
 
 

@@ -36,12 +36,12 @@ class DDLlama(Liquid):
     dense_module = "mlp"
     base = "llama"
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         config.only("router_force_mode", "none", "auto", why="the gates decide; liquid run --depth full runs them all")
         config.only("router_gate_mode", "ste_hard", "hard", why="a layer runs or it does not")
         config.raw("router_head_bias_init")  # how training began; the tensors tell whether there is a bias
         words = {**base_words(config, self.base), "depth": _depth(config)}
-        super().__init__(config.extended(words), present, fold_gates=fold_gates)
+        super().__init__(config.extended(words), present, exact_gate=exact_gate)
 
 
 def _depth(config: Config) -> dict[str, Any]:

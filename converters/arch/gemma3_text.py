@@ -53,7 +53,7 @@ class Gemma3(Llama):
         "tie_word_embeddings": True, "query_pre_attn_scalar": 256, "sliding_window": 4096,
     }  # fmt: skip
 
-    def __init__(self, config: Config, present: Collection[str] = (), *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str] = (), *, exact_gate: bool = False) -> None:
         config = config.filled(self.defaults)
         config.only("hidden_activation", "gelu_pytorch_tanh", why="feed-forward parts use its gelu")
         config.only("use_bidirectional_attention", False, why="tokens see what came before them")
@@ -140,7 +140,7 @@ IMAGE_KEYS = ("vision_config", "mm_tokens_per_image", "image_token_index", "boi_
 class Gemma3Text(Gemma3):
     """The text part of the multimodal model, whose tensors have been named in two ways."""
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         if (text := config.section("text_config")) is None:
             raise IntegrityError("config.json has no text_config")
         for name in IMAGE_KEYS:

@@ -47,12 +47,12 @@ class Liquid:
     expert_layout = Layout()
     half_split = True  # the checkpoint's q and k: feature i of a head rotates with feature i + head_dim/2, not i + 1
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         refuse_foreign_maths(config)
         config.only("use_sliding_window", False, why="windows are named by layer_types")
         config.only("use_qk_norm", False, why="qk_norm says which one")
         config.only("mlp_bias", False, why="feed-forward parts have no biases")
-        self.present, self.fold_gates = present, fold_gates
+        self.present, self.exact_gate = present, exact_gate
         self.hparams = Hparams.read(config, rms_norm_eps=1e-5)
         self.n_layer = self.hparams.num_hidden_layers
         self.out_bias = config.flag("attention_out_bias", self.hparams.attention_bias)
@@ -90,7 +90,7 @@ class Liquid:
         for i in range(self.n_layer):
             yield from bind([*shared, *self._feed_forward_rows(i)], i)
             if self.depth:
-                yield from bind(depth_rows(self.depth, i, self.names, self.present, fold=self.fold_gates), i)
+                yield from bind(depth_rows(self.depth, i, self.names, self.present, exact=self.exact_gate), i)
 
     def _attention_rows(self) -> tuple[Row, ...]:
         heads, kv_heads = self.hparams.num_attention_heads, self.hparams.num_key_value_heads

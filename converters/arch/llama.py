@@ -170,7 +170,7 @@ class Llama:
     qk_norm = "none"
     defaults: ClassVar[dict[str, Any]] = {}  # of transformers' class, for keys that config.json leaves out
 
-    def __init__(self, config: Config, present: Collection[str] = (), *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str] = (), *, exact_gate: bool = False) -> None:
         config = config.filled(self.defaults)
         refuse_foreign_maths(config)
         self.hparams = Hparams.read(config)

@@ -82,9 +82,9 @@ class Llama4(Mixture):
         absent = "attention_chunk_size" not in config.values
         return config.integer("attention_chunk_size", 8192 if absent else None, high=MAX_WINDOW)
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         self.moe_step = config.integer("interleave_moe_layer_step", 1, low=0)
-        super().__init__(config, present, fold_gates=fold_gates)
+        super().__init__(config, present, exact_gate=exact_gate)
 
     def beyond_stock(self) -> list[Reason]:
         rope = [(i + 1) % STOCK_NO_ROPE_STEP != 0 for i in range(self.n_layer)]
@@ -120,7 +120,7 @@ class Llama4(Mixture):
 class Llama4Text(Llama4):
     """The text part of the multimodal model."""
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         text = config.section("text_config")
         if text is None:
             raise IntegrityError("config.json has no text_config")
@@ -128,7 +128,7 @@ class Llama4Text(Llama4):
         for name in (*IMAGE_KEYS, "tie_word_embeddings"):  # the text part says whether its matrices are tied
             config.raw(name)
         self.images = [name for name in present if name.startswith(IMAGES)]
-        super().__init__(text, {name.removeprefix(TEXT) for name in present}, fold_gates=fold_gates)
+        super().__init__(text, {name.removeprefix(TEXT) for name in present}, exact_gate=exact_gate)
 
     def rows(self) -> Iterator[Row]:
         yield from prefixed(super().rows(), TEXT)

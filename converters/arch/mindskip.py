@@ -38,12 +38,12 @@ class MindSkip(Liquid):
     names = Names(head="router.weight", bias="router.bias")
     dense_module = "mlp"
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         self.granularity = _granularity(config)
         for name in TRAINING:
             config.raw(name)
         words = {**base_words(config, _base(config)), "depth": _depth(config, present, self.granularity)}
-        super().__init__(config.extended(words), present, fold_gates=fold_gates)
+        super().__init__(config.extended(words), present, exact_gate=exact_gate)
 
     def warnings(self) -> list[str]:
         found = super().warnings()

@@ -26,10 +26,10 @@ class Mixtral(Mixture):
     defaults: ClassVar = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
                           "rope_theta": 1e6}  # fmt: skip
 
-    def __init__(self, config: Config, present: Collection[str], *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
         renamed = any(".mlp.gate." in name for name in present)
         self.expert_layout = RENAMED if renamed else PUBLISHED
-        super().__init__(config, present, fold_gates=fold_gates)
+        super().__init__(config, present, exact_gate=exact_gate)
 
     def words_of(self, config: Config) -> dict[str, Any]:
         n_layer = config.integer("num_hidden_layers", high=MAX_LAYERS)

@@ -30,7 +30,7 @@ class Qwen2(Llama):
         "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28,
     }  # fmt: skip
 
-    def __init__(self, config: Config, present: Collection[str] = (), *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str] = (), *, exact_gate: bool = False) -> None:
         super().__init__(config, present)
         self.writes_lengths = config.raw("head_dim") is not None
 

@@ -17,7 +17,7 @@ class Qwen3(Qwen2):
     qk_norm = "head"
     defaults: ClassVar[dict[str, Any]] = {**Qwen2.defaults, "head_dim": 128}
 
-    def __init__(self, config: Config, present: Collection[str] = (), *, fold_gates: bool = True) -> None:
+    def __init__(self, config: Config, present: Collection[str] = (), *, exact_gate: bool = False) -> None:
         super().__init__(config, present)
         self.writes_lengths = True
 

@@ -26,7 +26,7 @@ class Target:
 
     config: dict[str, Any]
     present: frozenset[str] = frozenset()
-    fold_gates: bool = True
+    exact_gate: bool = False
 
 
 def shared(keys: Keys, *, theta: float = 10000.0) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def liquid_target(f: GGUFFile, keys: Keys) -> Target:
             for stem in STEMS.values()
             if f"blk.{i}.{stem}_dec.weight" in f.tensors
         ]
-    return Target(config, frozenset(present), fold_gates=not present)
+    return Target(config, frozenset(present), exact_gate=bool(present))
 
 
 def _attention(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:

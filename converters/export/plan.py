@@ -73,7 +73,7 @@ def plan_export(f: GGUFFile, dtype: str = "auto", max_shard_bytes: int = MAX_SHA
     target = read_target(f, keys)
     config = {**target.config, "dtype": TORCH_DTYPES[dtype]}
     hf_name, make = find(config)
-    model = make(Config(config), target.present, fold_gates=target.fold_gates)
+    model = make(Config(config), target.present, exact_gate=target.exact_gate)
     if model.gguf_name != f.architecture:
         raise LiquidError(f"{f.path} is a {f.architecture} model that {hf_name} has no config.json for")
     generated = model.generated()

@@ -49,7 +49,7 @@ def export(path: Path, folder: Path, dtype: str = "auto", **options: Any) -> lis
         run_export(plan, folder)
     config = json.loads((folder / "config.json").read_text())
     values = Config(config)
-    find(config)[1](values, open_checkpoint(folder).tensors.keys(), fold_gates=False)
+    find(config)[1](values, open_checkpoint(folder).tensors.keys(), exact_gate=True)
     assert values.unknown() == []  # the way forward understands every word
     return list(plan.warnings)
 
