@@ -27,6 +27,7 @@ from .options import (
     UBatchSize,
     option,
 )
+from .perplexity_shown import add_ratios, print_results
 
 if TYPE_CHECKING:
     from ..runtime.perplexity import Evaluation
@@ -43,6 +44,7 @@ PplStride = Annotated[
 HellaSwag = Annotated[
     bool, option("--hellaswag", help="The file holds HellaSwag tasks of six lines: score the endings.")
 ]
+Plot = Annotated[Path | None, option("--plot", metavar="FILE.png", help="Draw the curve over the depths.")]
 HellaSwagTasks = Annotated[int, option("--hellaswag-tasks", metavar="N", min=1, help="HellaSwag tasks to score.")]
 
 
@@ -65,6 +67,7 @@ def perplexity(
     ppl_stride: PplStride = 0,
     hellaswag: HellaSwag = False,
     n_tasks: HellaSwagTasks = 400,
+    plot: Plot = None,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -75,10 +78,13 @@ def perplexity(
     compare the predictions with.
     """
     from ..runtime.depth import DepthPolicy
+    from .perplexity_plot import check_plot, write_plot
 
     out.configure(json=json, quiet=quiet)
     policies = [DepthPolicy.parse(word) for word in depth.split(",")]
     text = read_text(file, "perplexity")
+    if plot:
+        check_plot(plot, 0 if hellaswag else len(policies))
     settings = {
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,
@@ -90,6 +96,8 @@ def perplexity(
     else:
         base_path = locate(base, offline=offline) if base else path if kl_divergence else None
         results = _perplexity(path, base_path, text, policies, (n_ctx, n_chunks, n_batch, ppl_stride), settings)
+    if plot:
+        write_plot(plot, results, f"{path.name} on {file.name if file else ''}, windows of {n_ctx}")
     if json:
         out.json(results[0] if len(results) == 1 else results)
 
@@ -121,8 +129,9 @@ def _perplexity(
 
     runs = measure(path, text, policies, *numbers, base_path=base_path, on_batch=_tell_batch, **settings)
     results = [run.as_json() for run in runs]
+    add_ratios(results)
     if not out.json_mode:
-        _print(runs, results)
+        print_results(results)
     return results
 
 
@@ -132,35 +141,6 @@ def _tell_batch(runs: list[Evaluation]) -> None:
         head = f"{run.policy}: " if len(runs) > 1 else ""
         first = run.n_done - run.n_new + 1
         out.talk(head + "".join(f"[{i}]{ppl:.4f}," for i, ppl in enumerate(run.chunk_ppl[first - 1 :], first)))
-
-
-def _print(runs: list[Evaluation], results: list[dict[str, Any]]) -> None:
-    if len(results) > 1:
-        _print_table(runs, results)
-        return
-    result = results[0]
-    out.data(f"Final estimate: PPL = {result['ppl']:.4f} +/- {result['ppl_error']:.5f}")
-    used = result["depth"]
-    out.talk(f"depth {used['mode']}: {used['layers_run_mean']:.2f} of {used['layers_total']} layers per token")
-    if "kld_mean" in result:
-        out.data(f"Base: PPL = {result['base_ppl']:.4f} +/- {result['base_ppl_error']:.5f}")
-        shown = [name for name in result if name.startswith(("ppl_ratio", "kld", "p_diff", "same"))]
-        out.table(("figure", ">value"), [(name, f"{result[name]:.6f}") for name in shown])
-
-
-def _print_table(runs: list[Evaluation], results: list[dict[str, Any]]) -> None:
-    compared = "kld_mean" in results[0]
-    columns = ["depth", ">layers/token", ">run", ">PPL", ">+/-", ">t/s"]
-    columns += [">KLD mean", ">KLD 99%", ">same top"] if compared else []
-    rows = []
-    for run, result in zip(runs, results, strict=True):
-        used = result["depth"]
-        row = [str(run.policy), f"{used['layers_run_mean']:.2f}", f"{used['executed_fraction']:.1%}"]
-        row += [f"{result['ppl']:.4f}", f"{result['ppl_error']:.5f}", f"{result['tokens_per_second']:.1f}"]
-        if compared:
-            row += [f"{result['kld_mean']:.5f}", f"{result['kld_p99']:.5f}", f"{result['same_top_p']:.2%}"]
-        rows.append(row)
-    out.table(columns, rows)
 
 
 def _hellaswag(

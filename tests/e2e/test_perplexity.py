@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 from pathlib import Path
@@ -100,3 +101,35 @@ def test_ctrl_c_between_chunks_ends_with_130(liquid, models, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "") and "Traceback" not in err
+
+
+def test_the_curve_says_what_each_depth_costs_beside_full_and_base(liquid, models):
+    args = ("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--depth", "full,tau=0.4,tau=0.6")
+    rows = json.loads(liquid(*args, "--base", models["stock"], "--json").stdout)
+    assert rows[0]["ppl_ratio_to_full"] == 1.0 and rows[0]["kld_mean"] == pytest.approx(0, abs=1e-6)
+    for row in rows:
+        assert row["ppl_ratio_to_full"] == pytest.approx(row["ppl"] / rows[0]["ppl"])
+        assert row["ppl_ratio"] == pytest.approx(row["ppl"] / row["base_ppl"])
+    head, *lines = liquid(*args, "--base", models["stock"]).stdout.splitlines()
+    for name in ("run", "PPL", "ratio", "KLD mean", "same top", "t/s"):
+        assert name in head
+    assert [line.split()[4] for line in lines] == [f"{row['ppl_ratio_to_full']:.4f}" for row in rows]
+    assert max(map(len, [head, *lines])) <= 80
+
+
+def test_without_full_depth_and_base_there_is_no_ratio(liquid, models):
+    args = ("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--depth", "auto,tau=0.6")
+    assert "ratio" not in liquid(*args).stdout
+    assert "ppl_ratio_to_full" not in json.loads(liquid(*args, "--json").stdout)[0]
+
+
+def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, models, tmp_path):
+    model = ("perplexity", "-m", models["gated"], *TEXT, *QUICK)
+    if importlib.util.find_spec("matplotlib") is None:
+        failed(liquid(*model, "--depth", "auto,full", "--plot", "curve.png"), 2, "matplotlib", "liquid-depth[plot]")
+        return
+    assert liquid(*model, "--depth", "full,auto,tau=0.6", "--plot", "curve.png").returncode == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    failed(liquid(*model, "--depth", "full", "--plot", "curve.png"), 2, "several depths")
+    failed(liquid(*model, "--depth", "full,auto", "--plot", "curve.svg"), 2, ".png")
+    failed(liquid(*model, "--depth", "full,auto", "--plot", "nowhere/curve.png"), 3, "nowhere")

@@ -1,0 +1,64 @@
+"""What `liquid perplexity` prints: one estimate, a comparison, or the curve over several depths as one table.
+
+Knows results as JSON has them. Measures nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ui.console import out
+
+Result = dict[str, Any]
+
+
+def add_ratios(results: list[Result]) -> None:
+    """Each depth's perplexity over that of full depth, where the list holds it, else over the base's."""
+    full = next((result["ppl"] for result in results if result["depth"]["mode"] == "full"), None)
+    for result in results:
+        against = full or result.get("base_ppl")
+        if against:
+            result["ppl_ratio_to_full"] = result["ppl"] / against
+
+
+def print_results(results: list[Result]) -> None:
+    if len(results) > 1:
+        out.table(*table(results))
+    else:
+        _print_one(results[0])
+
+
+def _print_one(result: Result) -> None:
+    out.data(f"Final estimate: PPL = {result['ppl']:.4f} +/- {result['ppl_error']:.5f}")
+    used = result["depth"]
+    out.talk(f"depth {used['mode']}: {used['layers_run_mean']:.2f} of {used['layers_total']} layers per token")
+    if "kld_mean" in result:
+        out.data(f"Base: PPL = {result['base_ppl']:.4f} +/- {result['base_ppl_error']:.5f}")
+        shown = [name for name in result if name.startswith(("ppl_ratio", "kld", "p_diff", "same"))]
+        out.table(("figure", ">value"), [(name, f"{result[name]:.6f}") for name in shown])
+
+
+_ALONE = ("depth", ">layers/token", ">run", ">PPL", ">+/-", ">ratio", ">t/s")
+_COMPARED = ("depth", ">run", ">PPL", ">+/-", ">ratio", ">KLD mean", ">KLD 99%", ">same top", ">t/s")
+
+
+def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows; what no result has is left out. Fits 80 columns."""
+    cells = [_cells(result) for result in results]
+    columns = [name for name in (_COMPARED if "KLD mean" in cells[0] else _ALONE) if name.lstrip(">") in cells[0]]
+    return columns, [[row[name.lstrip(">")] for name in columns] for row in cells]
+
+
+def _cells(result: Result) -> dict[str, str]:
+    used = result["depth"]
+    cells = {
+        "depth": str(used["mode"]), "layers/token": f"{used['layers_run_mean']:.2f}",
+        "run": f"{used['executed_fraction']:.1%}", "PPL": f"{result['ppl']:.4f}", "+/-": f"{result['ppl_error']:.4f}",
+        "t/s": f"{result['tokens_per_second'] or 0:.1f}",
+    }  # fmt: skip
+    if "ppl_ratio_to_full" in result:
+        cells["ratio"] = f"{result['ppl_ratio_to_full']:.4f}"
+    if "kld_mean" in result:
+        cells |= {"KLD mean": f"{result['kld_mean']:.5f}", "KLD 99%": f"{result['kld_p99']:.4f}"}
+        cells["same top"] = f"{result['same_top_p']:.2%}"
+    return cells
