@@ -30,8 +30,8 @@ Data = Annotated[
     list[str] | None,
     option(
         "--data",
-        metavar="self:N|FILE[:spaced][:chat][:lines=N][:share=X]",
-        help="Text to train on, repeatable: N tokens of the base's own answers, or a file.",
+        metavar="self:N[:greedy]|FILE[:spaced][:chat][:lines=N], [:share=X]",
+        help="Text to train on, repeatable: N tokens of the base's own text, or a file.",
     ),
 ]
 Valid = Annotated[
@@ -46,11 +46,11 @@ Target = Annotated[
 Layers = Annotated[str | None, option("--layers", metavar="A-B[,C...]", help="Layers that may get a gate.")]
 NGates = Annotated[int | None, option("--n-gates", metavar="N", min=1, help="How many of them get one.")]
 AdapterSize = Annotated[
-    int | None, option("--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32.")
+    int | None, option("--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32; 0: none.")
 ]
 Kv = Annotated[str | None, option("--kv", metavar="project|drop", help="What skipped layers do about K and V.")]
 Span = Annotated[int | None, option("--span", metavar="N", help="Layers under one gate.")]
-Scope = Annotated[str | None, option("--scope", metavar="layer|attn|ffn", help="What one gate switches.")]
+Scope = Annotated[str | None, option("--scope", metavar="layer|attn|ffn|attn+ffn", help="What one gate switches.")]
 Rank = Annotated[int | None, option("--rank", metavar="R", help="Rank of low-rank updates of the base; 0: none.")]
 AlwaysRun = Annotated[
     int | None, option("--always-run-tokens", metavar="N", help="First positions that run every layer.")
@@ -62,6 +62,7 @@ Lr = Annotated[float | None, option("--lr", metavar="X", help="Learning rate of 
 GateLr = Annotated[
     float | None, option("--gate-lr", metavar="X", help="The gates' in that stage; 0: only adapters are trained.")
 ]
+Device = Annotated[str | None, option("--device", metavar="auto|cpu|cuda", help="Where PyTorch computes.")]
 Seed = Annotated[int | None, option("-s", "--seed", metavar="N", help="Seed of text, sampling and order.")]
 Threads = Annotated[int | None, option("-t", "--threads", metavar="N", min=1, help="Threads to use.")]
 State = Annotated[
@@ -129,7 +130,7 @@ def train(
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
     tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
-    init: Init = None, valid_rows: ValidRows = None, balance: Balance = None, state: State = None,
+    device: Device = None, init: Init = None, valid_rows: ValidRows = None, balance: Balance = None, state: State = None,
     resume: Resume = False, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
@@ -138,7 +139,7 @@ def train(
     """
     out.configure(json=json, quiet=quiet)
     _need_torch()
-    from ..gates.train import Options
+    from ..gates.options import Options
     from ..gates.train import train as run
 
     given: dict[str, Any] = {
@@ -146,7 +147,7 @@ def train(
         "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
         "epochs": epochs, "tune_tokens": tune_tokens, "lr": lr, "gate_lr": gate_lr, "seed": seed, "threads": threads,
-        "init": str(init) if init else None, "valid_rows": valid_rows, "balance": balance,
+        "device": device, "init": str(init) if init else None, "valid_rows": valid_rows, "balance": balance,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
     with _told("training", None, "steps") as progress:

@@ -37,7 +37,7 @@ def write_plot(path: Path, results: list[Result], title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [(name, label) for name, label in _PANELS if all(result.get(name) for result in results)]
+    panels = [(name, label) for name, label in _PANELS if all(result.get(name) is not None for result in results)]
     figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for i, (name, label) in enumerate(panels):
@@ -52,7 +52,7 @@ def _draw(axes: Any, results: list[Result], name: str, label: str) -> None:
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", color="#1f6f8b", linewidth=1.5)
     for x, y, result in points:
         text = str(result["depth"]["mode"])
-        axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7)
+        axes.annotate(text, (x, y), textcoords="offset points", xytext=(-5, 6), ha="right", fontsize=7)
     axes.margins(x=0.1, y=0.15)
     axes.invert_xaxis()  # full depth on the left: what is given up grows to the right
     axes.set_xlabel("layers run, % of all")

@@ -29,6 +29,10 @@ Progress = Callable[[int, int, str], None]
 # base architecture -> what llama.cpp derives from its name, as keys of `liquid`
 DERIVED: dict[str, dict[str, str]] = {
     "llama": {"rope.type": "norm", "attention.qk_norm": "none", "attention.window_type": "none"},
+    "qwen2": {"rope.type": "neox", "attention.qk_norm": "none", "attention.window_type": "none"},
+    "qwen3": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
+    "qwen3moe": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
+    "liquid": {},  # without gates: it says all of it itself
 }
 _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_down": "ffn_down"}
 # what a type becomes where a row does not divide into its blocks, as llama-quantize does; F16 where that fails too
@@ -73,8 +77,8 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
     """Raise unless `f` is the base that `gates` was made for."""
     if f.metadata.get("general.type", "model") != "model":
         raise UsageError(f"{f.path} is no model but a GGUF of the type {f.metadata['general.type']!r}")
-    if f.architecture == "liquid":
-        raise UsageError(f"{f.path} is a liquid model already; a gate pack is applied to the plain base")
+    if "liquid.depth.gate_span" in f.metadata:
+        raise UsageError(f"{f.path} is a model with gates already; a gate pack is applied to the plain base")
     if f.architecture not in DERIVED:
         raise UsageError(
             f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(DERIVED)}"
@@ -96,7 +100,7 @@ def _keys(f: GGUFFile, gates: Pack) -> dict[str, bytes]:
     keys["general.architecture"] = container.value(V.STRING, "liquid")
     for key, word in DERIVED[f.architecture].items():
         keys.setdefault(arch + key, container.value(V.STRING, word))
-    if f.metadata.get(f"{old}expert_count"):
+    if f.metadata.get(f"{old}expert_count") and f.architecture != "liquid":
         keys.setdefault(arch + "expert_gating_func", container.value(V.UINT32, _SOFTMAX))
         keys.setdefault(arch + "expert_weights_norm", container.value(V.BOOL, True))
     return keys | gates.depth.keys()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .judge import Judge, SeenRow
 from .losses import compare
-from .network import Gates
+from .network import Gates, Trace
 
 STEP = 0.5  # logits by which a gate is opened to measure it
 MOST = 1.0  # logits that one round may move a bias
@@ -42,7 +42,7 @@ def prices(
     judge: Judge, gates: Gates, *, step: float = STEP, tell: Callable[[int, int], None] | None = None
 ) -> list[Price]:
     """Of every gate, in order."""
-    kl, skipped, n = torch.zeros(len(gates.layers)), torch.zeros(len(gates.layers)), 0
+    kl, skipped, n = torch.zeros(len(gates.places)), torch.zeros(len(gates.places)), 0
     with torch.no_grad():
         for done, row in enumerate(judge.rows):
             row_kl, row_skipped = _of_row(judge, gates, row, step)
@@ -51,28 +51,31 @@ def prices(
             n += len(row.scored)
             if tell:
                 tell(done + 1, len(judge.rows))
-    return [
-        Price(layer, float(skipped[i]) / len(judge.rows), float(kl[i]) / n) for i, layer in enumerate(gates.layers)
-    ]
+    return [Price(layer, float(skipped[i]) / len(judge.rows), float(kl[i]) / n) for i, layer in enumerate(gates.layers)]
 
 
 def _of_row(judge: Judge, gates: Gates, row: SeenRow, step: float) -> tuple[Tensor, Tensor]:  # [n_gate] each
-    network, ends = judge.network, [*gates.layers[1:], None]
-    h, _ = network.gated(row.state, judge.start, gates, until=gates.layers[0])
-    states, plain = [], []
-    for layer, end in zip(gates.layers, ends, strict=True):
-        states.append(h)
+    network, layers = judge.network, sorted(set(gates.layers))
+    h, _ = network.gated(row.state, judge.start, gates, until=layers[0])
+    states, plain = {}, {}
+    for layer, end in zip(layers, [*layers[1:], None], strict=True):
+        states[layer] = h
         h, trace = network.gated(h, layer, gates, until=end)
-        plain.append(float((1 - trace.run[0]).mean()))
+        plain[layer] = _skipped(trace)
     plain_kl = _kl(judge, row, h)
-    kl, skipped = torch.zeros(len(states)), torch.zeros(len(states))
-    for i, (state, layer) in enumerate(zip(states, gates.layers, strict=True)):
+    kl, skipped = torch.zeros(len(gates.places)), torch.zeros(len(gates.places))
+    for i, place in enumerate(gates.places):
         gates.bias[i] -= step
-        h, trace = network.gated(state, layer, gates)
+        h, trace = network.gated(states[place.layer], place.layer, gates)
         gates.bias[i] += step
         kl[i] = _kl(judge, row, h) - plain_kl
-        skipped[i] = sum(float((1 - run).mean()) for run in trace.run) - sum(plain[i:])
+        skipped[i] = _skipped(trace) - sum(n for layer, n in plain.items() if layer >= place.layer)
     return kl, skipped
+
+
+def _skipped(trace: Trace) -> float:
+    """Layers per token."""
+    return sum(worth * float((1 - run).mean()) for worth, run in zip(trace.worth, trace.run, strict=True))
 
 
 def _kl(judge: Judge, row: SeenRow, h: Tensor) -> float:

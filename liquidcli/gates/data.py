@@ -1,6 +1,7 @@
 """Training text as rows of token ids: where it comes from, in what shares, in an order fixed by a seed.
 
-A source is `self:N` (N tokens of the base's own answers) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file
+A source is `self:N[:greedy][:share=X]` (N tokens of the base's own text, sampled; greedy: answers alone, of the
+likeliest tokens) or `FILE[:spaced][:chat][:lines=N][:share=X]`; a .jsonl file
 holds `question` and `answer`, or `tokens` and perhaps `n_prompt`. `spaced` sets blanks around punctuation, as tokenised
 corpora do. Knows nothing of models.
 """
@@ -13,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import NotFoundError, UsageError
 from .vocab import Vocabulary
@@ -37,8 +39,15 @@ class Row:
         return [0.0] * free + [1.0] * (len(self.tokens) - free)
 
 
-_READERS: dict[str, Callable[[str], object]] = {
-    "spaced": lambda _: True, "chat": lambda _: True, "lines": int, "share": float,
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def _yes(_: str) -> bool:
+    return True
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "spaced": _yes, "chat": _yes, "greedy": _yes, "lines": int, "share": float,
 }  # fmt: skip
 
 
@@ -52,6 +61,7 @@ class Source:
     chat: bool = False
     lines: int | None = None
     share: float = 1.0
+    greedy: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Source:
@@ -59,17 +69,24 @@ class Source:
         if head == "self":
             if not options or not options[0].isdigit():
                 raise UsageError(f"--data {text}: a token count was expected, for example self:150000")
-            share = next((float(o[6:]) for o in options[1:] if o.startswith("share=")), 1.0)
-            return cls(None, n_tokens=int(options[0]), share=share)
+            return cls(None, n_tokens=int(options[0]), **_fields(text, options[1:], {"greedy", "share"}))
         if not Path(head).is_file():
             raise NotFoundError(f"--data {text}: there is no file {head}")
-        fields: dict = {}
-        for option in options:
-            name, _, value = option.partition("=")
-            if name not in _READERS:
-                raise UsageError(f"--data {text}: {option!r} is none of spaced, chat, lines=N, share=X")
-            fields[name] = _READERS[name](value)
-        return cls(Path(head), **fields)
+        return cls(Path(head), **_fields(text, options, set(_READERS) - {"greedy"}))
+
+    def own(self, sampled: Path) -> Path:
+        """Where the base's own text lies, beside the file of what was sampled."""
+        return sampled.with_name("own-greedy.jsonl") if self.greedy else sampled
+
+
+def _fields(text: str, options: list[str], allowed: set[str]) -> dict[str, Any]:
+    fields = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in allowed or (_READERS[name] is not _yes and not _NUMBER.fullmatch(value)):
+            raise UsageError(f"--data {text}: {option!r} is none of {', '.join(sorted(allowed))} (share=X, lines=N)")
+        fields[name] = _READERS[name](value)
+    return fields
 
 
 def spaced(text: str) -> str:
@@ -89,7 +106,7 @@ def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[R
             yield _record(record)
         elif source.chat:
             prompt = vocab.tokenize(vocab.chat(record["question"]), special=True)
-            yield Row(prompt + vocab.tokenize(record["answer"] + "<|im_end|>\n", special=True), len(prompt))
+            yield Row(vocab.tokenize(vocab.chat(record["question"], record["answer"]), special=True), len(prompt))
         else:
             yield Row(vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
 
@@ -122,7 +139,7 @@ def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[Row]:
 def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
     """All documents of one source."""
     if source.path is None:
-        return own_answers(own, vocab, held_out=False)
+        return own_answers(source.own(own), vocab, held_out=False)
     if source.path.suffix == ".jsonl":
         return list(_json_documents(source.path, source, vocab))
     text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
@@ -144,16 +161,17 @@ class Rows:
         for source, found in zip(sources, self.documents, strict=True):
             if not any(_teaches(document, n_ctx) for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
-        self.streams = [self._stream(found) for found in self.documents]
+        self.heads = [[] if _in_rows(source) else vocab.opening() for source in sources]
+        self.streams = [self._stream(*pair) for pair in zip(self.documents, self.heads, strict=True)]
         self.n_rows = 0
 
-    def _stream(self, found: list[Row]) -> Iterator[Row]:
+    def _stream(self, found: list[Row], head: list[int]) -> Iterator[Row]:
         if len(found) == 1 and not found[0].n_prompt:
-            text = found[0].tokens
-            starts = list(range(0, max(1, len(text) - self.n_ctx), self.n_ctx))
+            text, step = found[0].tokens, self.n_ctx - len(head)
+            starts = list(range(0, max(1, len(text) - step), step))
             while True:
                 self.rng.shuffle(starts)
-                yield from (Row((text * (1 + self.n_ctx // len(text)))[s : s + self.n_ctx]) for s in starts)
+                yield from (Row(head + (text * (1 + step // len(text)))[s : s + step]) for s in starts)
         order = [i for i, document in enumerate(found) if _teaches(document, self.n_ctx)]
         while True:
             self.rng.shuffle(order)
@@ -168,6 +186,11 @@ class Rows:
         """Advance to where a stopped run was."""
         while self.n_rows < n_rows:
             self.take(1)
+
+
+def _in_rows(source: Source) -> bool:
+    """Whether the source holds whole rows, first tokens included, and no long text to cut up."""
+    return source.path is None or source.path.suffix == ".jsonl"
 
 
 def _teaches(row: Row, n_ctx: int) -> bool:

@@ -83,7 +83,7 @@ class Judge:
 
     def score(self, gates: Gates, z_threshold: float = 0.0) -> Score:
         """Shares are means over rows; KL and perplexity over predictions."""
-        kls, losses, shares = [], [], []
+        kls, losses, shares, worth = [], [], [], torch.tensor([self.network.worth(place) for place in gates.places])
         with torch.no_grad():
             for row in self.rows:
                 h, trace = self.network.gated(row.state, self.start, gates, z_threshold)
@@ -94,7 +94,7 @@ class Judge:
                 shares.append(torch.stack([run.mean() for run in trace.run]))
         share = torch.stack(shares).mean(0)
         return Score(
-            1 - float((1 - share).sum()) / self.network.shape.n_layer,
+            1 - float(((1 - share) * worth).sum()) / self.network.shape.n_layer,
             float(torch.cat(kls).mean()),
             math.exp(float(torch.cat(losses).mean())),
             math.exp(float(torch.cat([row.loss for row in self.rows]).mean())),

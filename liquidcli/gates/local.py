@@ -1,4 +1,4 @@
-"""First stage: each layer on its own. Adapters learn what a layer adds; gates learn the logarithm of what its absence
+"""First stage: each place on its own. Adapters learn what a layer adds; gates learn the logarithm of what its absence
 costs.
 
 The cost of replacing a layer's output by the adapter's for one token is estimated to second order: d is the
@@ -9,51 +9,75 @@ Knows the full-depth base only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..gate_layout import GatePlace
+from .forward import attention, feed
 from .losses import sampled_score
-from .network import Gates, Network, run_layer
+from .network import Gates, Network, places_of
 
 RIDGE = 1.0  # in units of a standardized state's variance
 
 
 @dataclass
 class Harvest:
-    """What one pass of the base gives away; rows = tokens past the exempt positions, all [n_layer, N, n_embd],
-    bfloat16."""
+    """What one pass of the base gives away; rows = tokens past the exempt positions, all [n_place, N, n_embd],
+    bfloat16. A place is a layer, a span of layers or half a layer."""
 
-    state: Tensor  # layer input
-    change: Tensor  # layer output - layer input
-    score: Tensor  # gradient of log p(y) at the layer's output
+    state: Tensor  # what enters
+    change: Tensor  # what comes out - what enters
+    score: Tensor  # gradient of log p(y) at what comes out
 
 
 def harvest(
-    network: Network, tokens: Tensor, counts: Tensor, layers: list[int], generator: torch.Generator
+    network: Network,
+    tokens: Tensor,
+    counts: Tensor,
+    where: Sequence[int | GatePlace],
+    generator: torch.Generator,
 ) -> Harvest:
     """One forward and one backward pass at full depth over `tokens` [B, T]; `counts` [B, T]: predictions that
-    matter."""
-    base, start = network.base, min(layers)
+    matter; `where` are the places that may get a gate."""
+    places = places_of(where)
+    states = _states(network, tokens, min(place.layer for place in places))
+    final = network.final(states[network.shape.n_layer, 0])
+    score = sampled_score(final.detach().flatten(0, 1), network.base.head, generator, counts.flatten())
+    final.backward(score.view_as(final))
+    keep = lambda x: x.detach()[:, network.always_run_tokens :].flatten(0, 1).bfloat16()  # noqa: E731
+    ends = [(states[begin], states[end]) for begin, end in map(_ends, places)]
+    return Harvest(
+        torch.stack([keep(begin) for begin, _ in ends]),
+        torch.stack([keep(end.detach() - begin.detach()) for begin, end in ends]),
+        torch.stack([keep(end.grad) for _, end in ends]),
+    )
+
+
+def _states(network: Network, tokens: Tensor, start: int) -> dict[tuple[int, int], Tensor]:
+    """By (layer, half): the state that enters a layer's attention (0) and its feed-forward part (1)."""
     with torch.no_grad():
         h = network.lower(tokens, start)
     h.requires_grad_(True)
-    states = {start: h}
+    states = {(start, 0): h}
     for il in range(start, network.shape.n_layer):
-        h, _ = run_layer(h, base.layers[il], network.shape, network.rope)
-        h.retain_grad()
-        states[il + 1] = h
-    final = network.final(h)
-    score = sampled_score(final.detach().flatten(0, 1), base.head, generator, counts.flatten())
-    final.backward(score.view_as(final))
-    keep = lambda x: x.detach()[:, network.always_run_tokens :].flatten(0, 1).bfloat16()  # noqa: E731
-    return Harvest(
-        torch.stack([keep(states[il]) for il in layers]),
-        torch.stack([keep(states[il + 1].detach() - states[il].detach()) for il in layers]),
-        torch.stack([keep(states[il + 1].grad) for il in layers]),
-    )
+        layer = network.base.layers[il]
+        mask = network.mask(il, h.shape[1])
+        h = h + attention(network.norm(h, layer, "attn_norm"), layer, network.shape, network.rope, mask)
+        states[il, 1] = h
+        h = h + feed(network.norm(h, layer, "ffn_norm"), layer, network.shape)
+        states[il + 1, 0] = h
+    for state in states.values():
+        state.retain_grad()
+    return states
+
+
+def _ends(place: GatePlace) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where what a gate switches begins and ends."""
+    begin = (place.layer, int(place.scope == "ffn"))
+    return begin, (place.layer, 1) if place.scope == "attn" else (place.layer + place.span, 0)
 
 
 def adapters_out(gates: Gates, x: Tensor) -> Tensor:  # [L, N, n_embd] -> [L, N, n_embd]
@@ -74,7 +98,7 @@ class Harvested:
         self.unit = state * torch.cat(scale, 1).bfloat16()
         self.change = torch.cat([chunk.change for chunk in chunks], 1)
         self.score = torch.cat([chunk.score for chunk in chunks], 1)
-        self.norms = norms  # attn_norm (gates read it), ffn_norm (adapters): [L, 1, n_embd]
+        self.norms = norms  # attn_norm: the one that gates read, ffn_norm: adapters; [L, 1, n_embd]
         self.n_layer, self.n_rows = state.shape[:2]
 
     def metric(self, rows: slice, damping: float = 0.03) -> Tensor:
@@ -127,11 +151,12 @@ def fit_adapters(
     with torch.no_grad():
         down.div_(unit.sqrt()[:, None, None])
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.98))
-    generator, limits = torch.Generator().manual_seed(seed), rows.indices(data.n_rows)
+    generator, limits = torch.Generator("cpu").manual_seed(seed), rows.indices(data.n_rows)
     n_step = max(1, (limits[1] - limits[0]) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * n_step, pct_start=0.15)
     for epoch in range(epochs):
-        order, seen = torch.randperm(limits[1] - limits[0], generator=generator) + limits[0], torch.zeros(len(unit))
+        order = torch.randperm(limits[1] - limits[0], generator=generator, device="cpu") + limits[0]
+        order, seen = order.to(unit.device), torch.zeros(len(unit))
         for i in range(n_step):
             part = order[i * batch : (i + 1) * batch]
             x = data.input("ffn_norm", part)
@@ -148,7 +173,8 @@ def fit_adapters(
             report(epoch, seen)
     with torch.no_grad():
         scaled = down * unit.sqrt()[:, None, None]
-        gates.skip_down.copy_(torch.linalg.solve_triangular(factor, scaled, upper=False, left=False))
+        scaled = torch.linalg.solve_triangular(factor, scaled, upper=False, left=False)
+        gates.skip_down.copy_(scaled * gates.may_adapt[:, None, None])
 
 
 def fit_gates(
@@ -160,7 +186,7 @@ def fit_gates(
     those by heart: so its logarithm is regressed, with a ridge, and two numbers for each gate then make it the
     logarithm of the mean. The ridge draws towards `prior`, weights [L, n_embd] of gates fitted to other text.
     """
-    cost = cost.minimum(cost.quantile(0.998, dim=1, keepdim=True))
+    cost = torch.stack([row.minimum(row.quantile(0.998)) for row in cost])
     with torch.no_grad():
         for i in range(len(gates.layers)):
             unit, norm = data.unit[i].float(), data.norms["attn_norm"][i, 0]

@@ -1,150 +1,78 @@
-"""A frozen llama-shaped base and the gates on it, in PyTorch, in the form that trains: every branch is computed, a
-mask picks.
+"""A frozen base and the gates on it, in the form that trains: every branch is computed, a mask picks.
 
-Knows one layer of the architecture page with linear gates, span 1, scope `layer`, kv_policy project and both scaling
-flags false. Knows nothing of text, losses or files other than the base. `liquidcli.reference` is what its outputs are
-checked against.
+Knows linear gates over spans of layers or halves of one, both policies for K and V, and low-rank updates of the base;
+both scaling flags are false, as in every pack that is trained here. Knows nothing of text or losses.
+`liquidcli.reference` is what its outputs are checked against.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from ..gguf_file import GGUFFile, open_gguf
+from ..gate_layout import GatePlace
+from .base import Base, BaseShape, load_base
+from .forward import attention, feed, rms_norm, rope_table, rotate, run_layer
 
-_LAYER_TENSORS = (
-    "attn_norm",
-    "ffn_norm",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_output",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_down",
-)
+__all__ = [
+    "UPDATED", "Base", "BaseShape", "Gates", "HardStep", "Network", "Trace", "load_base", "places_of", "rms_norm",
+    "rope_table", "rotate", "run_layer",
+]  # fmt: skip
+
+UPDATED = ("attn_q", "attn_v", "attn_output", "ffn_up", "ffn_down")  # matrices that a low-rank update may change
 
 
-@dataclass(frozen=True)
-class BaseShape:
-    """What the forward pass needs to know of the base."""
-
-    n_layer: int
-    n_embd: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    eps: float
-    rope_base: float
-
-
-@dataclass
-class Base:
-    """The frozen weights, float32."""
-
-    path: Path
-    shape: BaseShape
-    embed: Tensor  # [n_vocab, n_embd]
-    head: Tensor  # [n_vocab, n_embd]
-    output_norm: Tensor  # [n_embd]
-    layers: list[dict[str, Tensor]] = field(default_factory=list)
-
-
-def _shape(f: GGUFFile) -> BaseShape:
-    if f.architecture != "llama":
-        raise UsageError(
-            f"{f.path} has the architecture {f.architecture!r}; gates can be trained on llama-shaped bases"
-        )
-
-    def get(key: str, default: Any = None) -> Any:
-        return f.metadata.get(f"llama.{key}", default)
-
-    n_head, n_embd = get("attention.head_count"), get("embedding_length")
-    unsupported = [
-        key
-        for key in ("rope.scaling.type", "expert_count", "attention.sliding_window")
-        if get(key) not in (None, 0, "none")
-    ]
-    if unsupported or "rope_freqs.weight" in f.tensors or "blk.0.attn_q.bias" in f.tensors:
-        raise UsageError(
-            f"{f.path} uses {', '.join(unsupported) or 'rope factors or biases'}, which the trainer does not know"
-        )
-    return BaseShape(
-        n_layer=f.block_count,
-        n_embd=n_embd,
-        n_head=n_head,
-        n_head_kv=get("attention.head_count_kv", n_head),
-        head_dim=get("attention.key_length", n_embd // n_head),
-        eps=get("attention.layer_norm_rms_epsilon"),
-        rope_base=get("rope.freq_base", 10000.0),
-    )
-
-
-def load_base(path: Path) -> Base:
-    """The base of a GGUF, dequantized to float32."""
-    with open_gguf(path) as f:
-        shape = _shape(f)
-        get = lambda name: torch.from_numpy(f.array(f"{name}.weight").copy())  # noqa: E731
-        embed = get("token_embd")
-        head = get("output") if "output.weight" in f.tensors else embed
-        layers = [{name: get(f"blk.{i}.{name}") for name in _LAYER_TENSORS} for i in range(shape.n_layer)]
-        return Base(Path(path), shape, embed, head, get("output_norm"), layers)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # ref: x / sqrt(mean(x^2) + eps) * weight
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
-
-
-def rope_table(n: int, shape: BaseShape) -> tuple[Tensor, Tensor]:  # cos, sin: [n, head_dim/2]
-    frequencies = shape.rope_base ** (-torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
-    angles = torch.arange(n, dtype=torch.float64)[:, None] * frequencies[None, :]
-    return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # x [B, H, T, D]; pairs (2i, 2i+1), ggml's `norm` layout
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
-
-
-def run_layer(
-    h: Tensor, layer: dict[str, Tensor], shape: BaseShape, rope: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """(what the layer makes of h, its attention-normed input); K and V come from every token, as under `project`."""
-    batch, length, _ = h.shape
-    n = rms_norm(h, layer["attn_norm"], shape.eps)  # [B, T, n_embd]
-    split = lambda x, heads: x.view(batch, length, heads, shape.head_dim).transpose(1, 2)  # noqa: E731
-    cos, sin = rope[0][:length], rope[1][:length]
-    q = rotate(split(n @ layer["attn_q"].T, shape.n_head), cos, sin)  # [B, H, T, D]
-    k = rotate(split(n @ layer["attn_k"].T, shape.n_head_kv), cos, sin)
-    v = split(n @ layer["attn_v"].T, shape.n_head_kv)
-    repeat = shape.n_head // shape.n_head_kv
-    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, length, -1)
-    h1 = h + attended @ layer["attn_output"].T
-    x = rms_norm(h1, layer["ffn_norm"], shape.eps)
-    return h1 + (F.silu(x @ layer["ffn_gate"].T) * (x @ layer["ffn_up"].T)) @ layer["ffn_down"].T, n
+def places_of(where: Iterable[int | GatePlace]) -> list[GatePlace]:
+    """Numbers mean gates over one whole layer."""
+    return [one if isinstance(one, GatePlace) else GatePlace(one, 1, "layer", False) for one in where]
 
 
 class Gates(nn.Module):
-    """The trained part: one linear gate and one adapter for each gated layer."""
+    """The trained part: a linear gate and an adapter for each place, and low-rank updates of the base if asked for."""
 
-    def __init__(self, layers: list[int], n_embd: int, adapter_size: int, seed: int = 0) -> None:
+    def __init__(self, where: Sequence[int | GatePlace], n_embd: int, adapter_size: int, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        count, m = len(layers), adapter_size
-        self.layers = list(layers)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        draw = lambda *shape: torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device())  # noqa: E731
+        self.places = places_of(where)
+        self.layers = [place.layer for place in self.places]
+        count, m = len(self.places), adapter_size
         self.weight = nn.Parameter(torch.zeros(count, n_embd))
         self.bias = nn.Parameter(torch.full((count,), 4.0))
-        self.skip_gate = nn.Parameter(torch.randn(count, n_embd, m, generator=generator) * n_embd**-0.5)
-        self.skip_up = nn.Parameter(torch.randn(count, n_embd, m, generator=generator) * n_embd**-0.5)
+        self.skip_gate = nn.Parameter(draw(count, n_embd, m) * n_embd**-0.5)
+        self.skip_up = nn.Parameter(draw(count, n_embd, m) * n_embd**-0.5)
         self.skip_down = nn.Parameter(torch.zeros(count, m, n_embd))
+        self.updates = nn.ParameterDict()  # "LAYER/TENSOR/a" [r, in], "LAYER/TENSOR/b" [out, r]
+
+    def add_updates(self, base: Base, rank: int, seed: int = 0) -> None:
+        """Zero updates of rank `rank` for the dense matrices of every layer from the first gate on."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        for il in range(min(self.layers), base.shape.n_layer):
+            for name in (name for name in UPDATED if rank and name in base.layers[il]):
+                n_out, n_in = base.layers[il][name].shape
+                a = torch.randn(rank, n_in, generator=generator, device="cpu").to(torch.get_default_device())
+                self.updates[f"{il}/{name}/a"] = nn.Parameter(a * n_in**-0.5)
+                self.updates[f"{il}/{name}/b"] = nn.Parameter(torch.zeros(n_out, rank))
+
+    def updated(self, il: int, layer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The layer's weights with what is added to them."""
+        if not self.updates:
+            return layer
+        names = [name for name in UPDATED if f"{il}/{name}/a" in self.updates]
+        added = {name: self.updates[f"{il}/{name}/b"] @ self.updates[f"{il}/{name}/a"] for name in names}
+        return layer | {name: layer[name] + added[name] for name in names}
+
+    def at(self, layer: int) -> dict[str, int]:
+        """By scope, the rows of the gates at a layer."""
+        return {place.scope: i for i, place in enumerate(self.places) if place.layer == layer}
+
+    @property
+    def may_adapt(self) -> Tensor:  # [n_gate] of 0 and 1
+        return torch.tensor([float(place.may_adapt) for place in self.places])
 
     def adapter(self, i: int, x: Tensor) -> Tensor:  # [..., n_embd] -> [..., n_embd]
         return (F.silu(x @ self.skip_gate[i]) * (x @ self.skip_up[i])) @ self.skip_down[i]
@@ -152,25 +80,30 @@ class Gates(nn.Module):
     def logit(self, i: int, n: Tensor) -> Tensor:  # [...]
         return n @ self.weight[i] + self.bias[i]
 
-    def subset(self, layers: list[int]) -> Gates:
-        """The same gates and adapters, those of `layers` only."""
-        rows = [self.layers.index(layer) for layer in layers]
-        part = Gates(layers, self.weight.shape[1], self.skip_gate.shape[2])
+    def subset(self, where: Sequence[int | GatePlace]) -> Gates:
+        """The same gates and adapters, those of some places only."""
+        rows = [self.places.index(place) for place in places_of(where)]
+        part = Gates(places_of(where), self.weight.shape[1], self.skip_gate.shape[2])
         part.load_state_dict({name: value[rows] for name, value in self.state_dict().items()})
         return part
 
 
 @dataclass
 class Trace:
-    """What one pass decided: per gate, logits and run (1) or skip (0)."""
+    """What one pass decided: per gate, logits and run (1) or skip (0), and how many layers it switches."""
 
     logits: list[Tensor] = field(default_factory=list)  # n_gate x [B, T]
     run: list[Tensor] = field(default_factory=list)  # n_gate x [B, T]
+    worth: list[float] = field(default_factory=list)  # n_gate; a half counts by its share of the parameters
+
+    def skipped(self, mask: Tensor) -> Tensor:
+        """Layers that the tokens of `mask` skipped, in all."""
+        zero = torch.zeros((), device=mask.device)
+        return sum((w * ((1 - run) * mask).sum() for w, run in zip(self.worth, self.run, strict=True)), zero)
 
     def executed(self, mask: Tensor, n_layer: int) -> float:
         """Mean executed share of all layers over the tokens of `mask`."""
-        skipped = sum(float(((1 - run) * mask).sum()) for run in self.run)
-        return 1.0 - skipped / (float(mask.sum()) * n_layer)
+        return 1.0 - float(self.skipped(mask)) / (float(mask.sum()) * n_layer)
 
 
 class HardStep(torch.autograd.Function):
@@ -189,48 +122,116 @@ class HardStep(torch.autograd.Function):
 
 
 class Network:
-    """Base and gates together; `lower` and `upper` split the pass at the first gated layer, below which all passes
-    agree."""
+    """Base and gates together; `lower` and `full` split the plain pass at the first gated layer, below which all
+    passes agree."""
 
-    def __init__(self, base: Base, always_run_tokens: int, n_ctx: int = 512) -> None:
-        self.base, self.shape = base, base.shape
+    def __init__(self, base: Base, always_run_tokens: int, n_ctx: int = 512, kv: str = "project") -> None:
+        self.base, self.shape, self.kv = base, base.shape, kv
         self.always_run_tokens = always_run_tokens
         self.rope = rope_table(n_ctx, base.shape)
 
+    def norm(self, x: Tensor, layer: dict[str, Tensor], name: str) -> Tensor:
+        return rms_norm(x, layer[name], self.shape.eps)
+
+    def mask(self, il: int, length: int, stored: Tensor | None = None) -> Tensor | None:
+        """Who sees whom in a layer, None where it is simply the past; `stored` [B, T]: whose K and V exist. A token
+        always sees its own."""
+        window = self.shape.windows[il] if self.shape.windows else 0
+        if not window and stored is None:
+            return None
+        at = torch.arange(length)
+        back = at[:, None] - at[None, :]  # [T, T]
+        seen = (back >= 0) & (back < window) if window else back >= 0
+        return seen if stored is None else seen & (stored.bool()[:, None, None, :] | (back == 0))
+
+    def layer(self, il: int, h: Tensor, layer: dict[str, Tensor] | None = None) -> Tensor:
+        """What the whole layer makes of h, every token running it."""
+        return run_layer(h, layer or self.base.layers[il], self.shape, self.rope, self.mask(il, h.shape[1]))[0]
+
     def lower(self, tokens: Tensor, until: int) -> Tensor:  # [B, T] -> [B, T, n_embd]
         h = self.base.embed[tokens]
-        for layer in self.base.layers[:until]:
-            h, _ = run_layer(h, layer, self.shape, self.rope)
+        for il in range(until):
+            h = self.layer(il, h)
         return h
 
     def full(self, h: Tensor, start: int) -> Tensor:
         """The rest of the plain base, from layer `start`, without the output norm."""
-        for layer in self.base.layers[start:]:
-            h, _ = run_layer(h, layer, self.shape, self.rope)
+        for il in range(start, self.shape.n_layer):
+            h = self.layer(il, h)
         return h
+
+    def worth(self, place: GatePlace) -> float:
+        """Layers that a gate switches: its span, or its half's share of the layer's parameters."""
+        if place.scope == "layer":
+            return float(place.span)
+        share = self.base.attention_share(place.layer)
+        return share if place.scope == "attn" else 1 - share
 
     def gated(
         self, h: Tensor, start: int, gates: Gates, z_threshold: float = 0.0, until: int | None = None
     ) -> tuple[Tensor, Trace]:
         """As `full`, with hard decisions at z > z_threshold; gradients reach gates (straight through) and adapters."""
-        trace = Trace()
-        exempt = torch.zeros(h.shape[1])
-        exempt[: self.always_run_tokens] = 1.0
-        for il in range(start, self.shape.n_layer if until is None else until):
-            layer = self.base.layers[il]
-            ran, n = run_layer(h, layer, self.shape, self.rope)
-            if il not in gates.layers:
-                h = ran
+        way = _Pass(self, gates, z_threshold, h.shape[1])
+        il, end = start, self.shape.n_layer if until is None else until
+        while il < end:
+            here = gates.at(il)
+            if "layer" in here:
+                h = way.span(h, here["layer"])
+                il += gates.places[here["layer"]].span
                 continue
-            i = gates.layers.index(il)
-            z = gates.logit(i, n)
-            run = HardStep.apply(z - z_threshold)
-            run = torch.maximum(run, exempt)  # [B, T]
-            skipped = h + gates.adapter(i, rms_norm(h, layer["ffn_norm"], self.shape.eps))
-            h = torch.lerp(skipped, ran, run[..., None])
-            trace.logits.append(z.detach())
-            trace.run.append(run.detach() if not run.requires_grad else run)
-        return h, trace
+            layer = gates.updated(il, self.base.layers[il])
+            h = way.halves(h, il, layer, here) if here else self.layer(il, h, layer)
+            il += 1
+        return h, way.trace
 
     def final(self, h: Tensor) -> Tensor:
         return rms_norm(h, self.base.output_norm, self.shape.eps)
+
+
+class _Pass:
+    """One pass with decisions under way."""
+
+    def __init__(self, network: Network, gates: Gates, z_threshold: float, length: int) -> None:
+        self.network, self.gates, self.z_threshold, self.trace = network, gates, z_threshold, Trace()
+        self.exempt = torch.zeros(length)
+        self.exempt[: network.always_run_tokens] = 1.0
+
+    def decide(self, i: int, n: Tensor) -> Tensor:  # [B, T]
+        z = self.gates.logit(i, n)
+        run = torch.maximum(HardStep.apply(z - self.z_threshold), self.exempt)
+        self.trace.logits.append(z.detach())
+        self.trace.run.append(run if run.requires_grad else run.detach())
+        self.trace.worth.append(self.network.worth(self.gates.places[i]))
+        return run
+
+    def span(self, entered: Tensor, i: int) -> Tensor:
+        """The layers under gate `i`: `ran` is what every token would be if it ran, K and V are of what they are."""
+        net, place, run, ran = self.network, self.gates.places[i], None, entered
+        first = net.base.layers[place.layer]
+        run = self.decide(i, net.norm(entered, first, "attn_norm"))
+        chose, drop = run.detach()[..., None] > 0, net.kv == "drop"
+        for il in range(place.layer, place.layer + place.span):
+            layer = self.gates.updated(il, net.base.layers[il])
+            n = net.norm(ran, layer, "attn_norm")
+            stays = drop or il == place.layer
+            kv = n if stays else net.norm(torch.where(chose, ran, entered), layer, "attn_norm")
+            mask = net.mask(il, ran.shape[1], run.detach() if drop else None)
+            h1 = ran + attention(n, layer, net.shape, net.rope, mask, kv)
+            ran = h1 + feed(net.norm(h1, layer, "ffn_norm"), layer, net.shape)
+        skipped = entered + self.gates.adapter(i, net.norm(entered, first, "ffn_norm"))
+        return torch.lerp(skipped, ran, run[..., None])
+
+    def halves(self, h: Tensor, il: int, layer: dict[str, Tensor], here: dict[str, int]) -> Tensor:
+        net, run = self.network, None
+        n = net.norm(h, layer, "attn_norm")
+        if "attn" in here:
+            run = self.decide(here["attn"], n)
+        stored = run.detach() if run is not None and net.kv == "drop" else None
+        attended = attention(n, layer, net.shape, net.rope, net.mask(il, h.shape[1], stored))
+        h1 = h + (attended if run is None else attended * run[..., None])
+        x = net.norm(h1, layer, "ffn_norm")
+        out = feed(x, layer, net.shape)
+        if "ffn" not in here:
+            return h1 + out
+        i = here["ffn"]
+        return h1 + torch.lerp(self.gates.adapter(i, x), out, self.decide(i, x)[..., None])

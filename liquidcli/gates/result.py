@@ -49,44 +49,65 @@ def spread(rows: list[Row], n: int, n_ctx: int, *, shortest: int = 64) -> list[R
 def read_gates(path: Path, network: Network) -> Gates:
     """The gates and adapters of a pack to go on from; its threshold becomes 0.5."""
     pack = read_pack(path)
-    layers = list(pack.depth.layers)
-    adapters = [pack.tensors.get(f"blk.{layer}.depth_skip_gate.weight") for layer in layers]
-    if pack.depth.gate_kind != "linear" or any(adapter is None for adapter in adapters):
-        raise UsageError(f"{path}: only linear gates with adapters can be trained on")
+    places, lora = list(pack.depth.layout.gates()), bool(pack.lora)
+    adapted = [f"blk.{place.layer}.depth_skip_gate.weight" for place in places if place.may_adapt]
+    plain = all(name in pack.tensors for name in adapted) and not any(place.is_exit for place in places)
+    if pack.depth.gate_kind != "linear" or not plain or lora:
+        raise UsageError(f"{path}: only linear gates with adapters and without low-rank updates can be trained on")
     if pack.base.embedding_length != network.shape.n_embd or pack.base.block_count != network.shape.n_layer:
         raise UsageError(f"{path} was made for another base")
-    adapter_size = len(pack.tensors[f"blk.{layers[0]}.depth_skip_gate.weight"])
-    gates = Gates(layers, network.shape.n_embd, adapter_size)
+    adapter_size = len(pack.tensors[adapted[0]]) if adapted else 0
+    gates = Gates(places, network.shape.n_embd, adapter_size)
     shift = torch.logit(torch.tensor(pack.depth.threshold))
     with torch.no_grad():
-        for i, layer in enumerate(layers):
-            get = lambda name, layer=layer: torch.from_numpy(pack.tensors[f"blk.{layer}.depth_{name}"])  # noqa: E731
-            gates.weight[i], gates.bias[i] = get("gate.weight"), get("gate.bias")[0] - shift
-            for name in _TENSORS:
-                getattr(gates, name)[i] = get(f"{name}.weight").T
+        for i, place in enumerate(places):
+            get = lambda name, layer=place.layer: torch.from_numpy(pack.tensors[f"blk.{layer}.{name}"])  # noqa: E731
+            has_bias = f"blk.{place.layer}.{place.stem}.bias" in pack.tensors
+            gates.weight[i] = get(f"{place.stem}.weight")
+            gates.bias[i] = (get(f"{place.stem}.bias")[0] if has_bias else 0.0) - shift
+            for name in _TENSORS if place.may_adapt else ():
+                getattr(gates, name)[i] = get(f"depth_{name}.weight").T
     return gates
 
 
 def write_gates(
-    base: Path, out: Path, gates: Gates, *, n_layer: int, always_run_tokens: int, pairs: list[tuple[float, float]]
+    base: Path,
+    out: Path,
+    gates: Gates,
+    *,
+    n_layer: int,
+    always_run_tokens: int,
+    pairs: list[tuple[float, float]],
+    kv: str = "project",
 ) -> None:
     """The pack of `gates` at threshold 0.5 with the calibration `pairs`."""
+    spans = {place.layer: place.span for place in gates.places}
+    scopes = {layer: "+".join(sorted(gates.at(layer))) for layer in spans}
     depth = Depth(
-        gate_span=tuple(int(i in gates.layers) for i in range(n_layer)),
+        gate_span=tuple(spans.get(i, 0) for i in range(n_layer)),
+        gate_scope=tuple(scopes.get(i, "layer") for i in range(n_layer)) if set(scopes.values()) - {"layer"} else None,
         threshold=0.5,
+        kv_policy=kv,
         always_run_tokens=always_run_tokens,
         calibration_threshold=tuple(t for t, _ in pairs),
         calibration_executed_fraction=tuple(s for _, s in pairs),
     )
-    tensors = {}
-    for i, layer in enumerate(gates.layers):
-        tensors[f"blk.{layer}.depth_gate.weight"] = gates.weight[i].detach().numpy()
-        tensors[f"blk.{layer}.depth_gate.bias"] = gates.bias[i : i + 1].detach().numpy()
-        for name in _TENSORS:
-            tensors[f"blk.{layer}.depth_{name}.weight"] = getattr(gates, name)[i].detach().numpy().T
     with open_gguf(base) as f:
         name = f"depth gates for {f.metadata.get('general.name', base.stem)}"
-        write_pack(out, Pack(base_identity(f), depth, tensors, name))
+        write_pack(out, Pack(base_identity(f), depth, _tensors(gates), name))
+
+
+def _tensors(gates: Gates) -> dict[str, np.ndarray]:
+    found = {}
+    for i, place in enumerate(gates.places):
+        found[f"blk.{place.layer}.{place.stem}.weight"] = gates.weight[i]
+        found[f"blk.{place.layer}.{place.stem}.bias"] = gates.bias[i : i + 1]
+        if place.may_adapt and gates.skip_gate.shape[2]:
+            found |= {f"blk.{place.layer}.depth_{name}.weight": getattr(gates, name)[i].T for name in _TENSORS}
+    for key, update in gates.updates.items():
+        layer, name, side = key.split("/")
+        found[f"blk.{layer}.{name}.weight.lora_{side}"] = update
+    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
 
 
 def finish(

@@ -6,7 +6,7 @@ Knows llama_cpp's plain batch calls and the prompts of this package. Knows nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .vocab import Vocabulary
 TEMPERATURES = (0.3, 0.7, 0.9, 1.0)
 TOP_K, TOP_P = 100, 0.95
 N_CTX_SEQ, N_BATCH = 640, 512
+MIN_ANSWER = 8  # tokens that an answer has in the mean at the very least
 
 
 @dataclass
@@ -37,7 +38,9 @@ class _Slot:
 
 
 def sample_row(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    """One token from the nucleus (top-k, then top-p) of one row of logits."""
+    """One token from the nucleus (top-k, then top-p) of one row of logits; the likeliest at temperature 0."""
+    if not temperature:
+        return int(logits.argmax())
     top = np.argpartition(logits, -TOP_K)[-TOP_K:]
     top = top[np.argsort(logits[top])[::-1]]
     scaled = (logits[top] - logits[top[0]]) / temperature
@@ -97,13 +100,15 @@ class _Model:
         self.words.close()
 
 
-def _records(model: _Model, queue: Iterator[Prompt], n_parallel: int, n_predict: int, seed: int) -> Iterator[dict]:
+def _records(
+    model: _Model, queue: Iterator[Prompt], n_parallel: int, n_predict: int, seed: int, temperatures: Sequence[float]
+) -> Iterator[dict]:
     rng = np.random.default_rng(seed)
 
     def fresh(seq_id: int) -> _Slot:
         prompt = next(queue)
         tokens = model.prompt_tokens(prompt)[: N_CTX_SEQ - n_predict - 1]
-        return _Slot(seq_id, prompt, float(rng.choice(TEMPERATURES)), list(tokens), len(tokens), list(tokens))
+        return _Slot(seq_id, prompt, float(rng.choice(temperatures)), list(tokens), len(tokens), list(tokens))
 
     slots = [fresh(i) for i in range(n_parallel)]
     while True:
@@ -125,12 +130,19 @@ def _records(model: _Model, queue: Iterator[Prompt], n_parallel: int, n_predict:
                 slots[i] = fresh(slot.seq_id)
 
 
+def _once(asked: list[Prompt]) -> Iterator[Prompt]:
+    """Each prompt before any is repeated: a greedy answer is the same the second time."""
+    yield from dict.fromkeys(asked)
+    yield from asked
+
+
 def generate(
     base: Path,
     out: Path,
     n_tokens: int,
     *,
     seed: int = 1,
+    greedy: bool = False,
     n_parallel: int = 24,
     n_predict: int = 448,
     n_threads: int = 2,
@@ -138,16 +150,19 @@ def generate(
 ) -> int:
     """Append the base's own answers to `out` (one JSON record per line) until `n_tokens` are there; the count written.
 
-    A file that already holds enough is left as it is; one that holds less is continued with other prompts.
+    A file that already holds enough is left as it is; one that holds less is continued with other prompts. `greedy`:
+    answers to chat prompts alone, of the likeliest tokens, as `--temp 0` writes them.
     """
     done, n_records = _held(out)
     if done >= n_tokens:
         return done
     model = _Model(base, n_parallel, n_threads)
-    queue = iter(prompts(seed + n_records, 1 + n_tokens))
+    asked = prompts(seed + n_records, n_parallel + 2 * n_tokens // MIN_ANSWER)
+    queue = (prompt for prompt in _once(asked) if prompt.is_chat or not greedy)
+    temperatures = (0.0,) if greedy else TEMPERATURES
     try:
         with out.open("a") as file:
-            for record in _records(model, queue, n_parallel, n_predict, seed + n_records):
+            for record in _records(model, queue, n_parallel, n_predict, seed + n_records, temperatures):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 done += len(record["tokens"])

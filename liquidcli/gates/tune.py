@@ -15,6 +15,9 @@ from torch import Tensor
 from .losses import distil
 from .network import Gates, Network
 
+PRICE_STEP = 0.2  # nats by which a row that ran everything at a target of nothing would raise the price
+UPDATE_LR = 0.3  # the base's low-rank updates learn slower than adapters
+
 
 @dataclass
 class Step:
@@ -34,7 +37,7 @@ class Tuner:
     lr: float
     gate_lr: float = 0.0
     target: float = 0.93
-    budget: float = 1.0  # nats per unit of executed share, beyond the target
+    price: float = 1.0  # nats per unit of executed share; rises while more than the target runs, falls below it
     jitter: float = 0.7  # spread of the threshold, in logits
     seed: int = 3
     done: int = 0
@@ -44,19 +47,21 @@ class Tuner:
     def __post_init__(self) -> None:
         g = self.gates
         groups = [{"params": [g.skip_gate, g.skip_up, g.skip_down], "scale": self.lr}]
+        if g.updates:
+            groups.append({"params": list(g.updates.values()), "scale": UPDATE_LR * self.lr})
         if self.gate_lr:
             groups.append({"params": [g.weight, g.bias], "scale": self.gate_lr})
         else:
             g.weight.requires_grad_(False)
             g.bias.requires_grad_(False)
         self.optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.98))
-        self.generator = torch.Generator().manual_seed(self.seed)
+        self.generator = torch.Generator("cpu").manual_seed(self.seed)
 
     def step(self, tokens: Tensor, counts: Tensor, n_steps: int) -> Step:
         """One update from rows [B, T] and the predictions that count [B, T]; `n_steps` is the whole run's length, for
         the learning rate."""
         network, start = self.network, min(self.gates.layers)
-        shift = self.jitter * float(torch.randn((), generator=self.generator))
+        shift = self.jitter * float(torch.randn((), generator=self.generator, device="cpu"))
         with torch.no_grad():
             h = network.lower(tokens, start)
             teacher = network.final(network.full(h, start)).flatten(0, 1)
@@ -70,14 +75,14 @@ class Tuner:
         self.optimizer.zero_grad(set_to_none=True)
         outputs, grads = [student.flatten(0, 1)[rows]], [grad]
         if self.gate_lr:
-            share = sum((run * body).sum() for run in trace.run) / (body.sum() * network.shape.n_layer)
-            outputs.append(share)
-            grads.append(torch.tensor(self.budget))
+            outputs.append(1 - trace.skipped(body) / (body.sum() * network.shape.n_layer))
+            grads.append(torch.tensor(self.price))
         torch.autograd.backward(outputs, grads)
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * self._factor(n_steps)
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimizer.step()
+        self.price = max(0.0, self.price + PRICE_STEP * (executed - self.target))
         self.done += 1
         return Step(float(kl.mean()), executed, shift)
 
@@ -90,11 +95,12 @@ class Tuner:
             "gates": self.gates.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
+            "price": self.price,
             "generator": self.generator.get_state(),
         }
 
     def load_state(self, state: dict) -> None:
         self.gates.load_state_dict(state["gates"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
+        self.done, self.price = state["done"], state.get("price", self.price)
         self.generator.set_state(state["generator"])

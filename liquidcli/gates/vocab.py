@@ -57,6 +57,11 @@ class Vocabulary:
         n = self.api.llama_tokenize(self.vocab, data, len(data), buffer, len(buffer), special, special)
         return list(buffer[:n])
 
+    def opening(self) -> list[int]:
+        """What a text begins with: BOS where the vocabulary wants one."""
+        wants = self.api.llama_vocab_get_add_bos(self.vocab)
+        return [self.api.llama_vocab_bos(self.vocab)] if wants else []
+
     def text(self, tokens: list[int]) -> str:
         ids = (self.api.llama_token * len(tokens))(*tokens)
         buffer = bytearray(16 * len(tokens) + 64)
@@ -68,15 +73,20 @@ class Vocabulary:
         return bool(self.api.llama_vocab_is_eog(self.vocab, token))
 
     def chat(self, question: str, answer: str | None = None) -> str:
-        """`question` (and `answer`) in the model's own chat template; plain text where it has none."""
+        """`question`, ready to be answered, or with its `answer`, in the model's own chat template; plain text where
+        it has none."""
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         template = self.api.llama_model_chat_template(self.model, None)
         if not template:
             return f"{question}\n\n{answer or ''}"
-        formatter = Jinja2ChatFormatter(template.decode(), eos_token="", bos_token="")
-        prompt = formatter(messages=[{"role": "user", "content": question}]).prompt
-        return prompt + (answer or "")
+        eos = self.api.llama_vocab_get_text(self.vocab, self.api.llama_vocab_eos(self.vocab)) or b""
+        asks = answer is None
+        formatter = Jinja2ChatFormatter(
+            template.decode(), eos_token=eos.decode(errors="replace"), bos_token="", add_generation_prompt=asks
+        )
+        answers = [] if asks else [{"role": "assistant", "content": answer}]
+        return formatter(messages=[{"role": "user", "content": question}, *answers]).prompt
 
     def close(self) -> None:
         if "model" in self.__dict__:

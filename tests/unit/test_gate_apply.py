@@ -100,8 +100,11 @@ def test_another_shape_is_refused_by_its_name(tmp_path, pack):
 
 def test_another_architecture_is_refused(tmp_path, pack):
     other = write_base(tmp_path / "other.gguf", arch="qwen2")
-    with pytest.raises(UsageError, match="qwen2"):
+    with pytest.raises(IntegrityError, match="architecture is qwen2, not llama"):
         apply_pack(other, pack, tmp_path / "out.gguf")
+    unknown = write_base(tmp_path / "unknown.gguf", arch="gemma3")
+    with pytest.raises(UsageError, match="gemma3"):
+        apply_pack(unknown, pack, tmp_path / "out.gguf")
 
 
 def test_a_liquid_model_gets_no_second_gates(tmp_path, base, pack):

@@ -17,9 +17,10 @@ from liquidcli.gates.balance import Price, balance, prices
 from liquidcli.gates.data import Row, Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.judge import Judge, calibrate
 from liquidcli.gates.network import Gates, HardStep, Network, load_base
+from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
 from liquidcli.gates.result import recentre
-from liquidcli.gates.train import Options, train
+from liquidcli.gates.train import train
 from liquidcli.gates.vocab import Vocabulary
 from tests.gate_packs import write_base
 from tests.gguf_bytes import FLOAT32, STRING, UINT32, GGUFBytes, Tensor
@@ -338,10 +339,22 @@ def test_a_run_goes_on_from_a_pack(tmp_path, options):
         np.testing.assert_allclose(first.tensors[name], second.tensors[name], rtol=2e-3, atol=2e-3)
 
 
-def test_what_this_version_does_not_train_is_said(tmp_path):
-    for wrong in ({"kv": "drop"}, {"span": 2}, {"scope": "ffn"}, {"rank": 4}, {"target": 1.0}, {"adapter_size": 20}):
+def test_what_cannot_be_trained_is_said():
+    halves = {"span": 2, "scope": "ffn"}
+    for wrong in ({"kv": "keep"}, {"span": 0}, {"scope": "head"}, {"target": 1.0}, {"adapter_size": 20}, halves):
         with pytest.raises(UsageError):
             Options(**wrong).check()
+    with pytest.raises(UsageError, match="tune-tokens"):
+        Options(rank=4, tune_tokens=0).check()
+    with pytest.raises(UsageError, match="in a row"):
+        Options(span=2, layers=(1, 3, 5)).places(8)
+
+
+def test_spans_tile_the_layers_asked_for_and_halves_are_two_gates():
+    where = lambda **o: [(p.layer, p.span, p.scope) for p in Options(**o).places(12)]  # noqa: E731
+    assert where(span=3) == [(2, 3, "layer"), (5, 3, "layer")]
+    assert where(span=2, layers=(1, 2, 3, 6, 7)) == [(1, 2, "layer"), (6, 2, "layer")]
+    assert where(scope="attn+ffn", layers=(4, 9)) == [(layer, 1, s) for layer in (4, 9) for s in ("attn", "ffn")]
 
 
 def test_answers_that_run_in_a_loop_are_left_out(tmp_path):

@@ -1,0 +1,175 @@
+"""The frozen base of a training run: its shape and its weights, read from a GGUF and dequantized to float32.
+
+Knows the architectures whose layers `forward` computes, and refuses every key or tensor that it would ignore. Computes
+nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..gguf_file import GGUFFile, open_gguf
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """What the forward pass needs to know of the base."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    eps: float
+    rope_base: float
+    rope_type: str = "norm"  # pairs (2i, 2i+1); neox: (i, i + head_dim/2)
+    rope_scale: float = 1.0  # positions are divided by it
+    rope_factors: tuple[float, ...] = ()  # frequencies are divided by them
+    qk_norm: str = "none"  # none, head, full
+    windows: tuple[int, ...] = ()  # one per layer, 0: none; empty: none anywhere
+    n_expert_used: int = 0
+    expert_norm: bool = True  # weights of the experts used are made to sum to 1
+    expert_sigmoid: bool = False
+    expert_scale: float = 1.0
+
+
+@dataclass
+class Base:
+    """The frozen weights, float32."""
+
+    path: Path
+    shape: BaseShape
+    embed: Tensor  # [n_vocab, n_embd]
+    head: Tensor  # [n_vocab, n_embd]
+    output_norm: Tensor  # [n_embd]
+    layers: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def attention_share(self, layer: int) -> float:
+        """The attention half's part of the parameters that one token uses in a layer."""
+        counts = {name: tensor.numel() for name, tensor in self.layers[layer].items()}
+        used = {n: c * self.shape.n_expert_used / self.layers[layer][n].shape[0] for n, c in counts.items() if _exp(n)}
+        counts |= used
+        return sum(count for name, count in counts.items() if name.startswith("attn")) / sum(counts.values())
+
+
+def _exp(name: str) -> bool:
+    return name.endswith("_exps")
+
+
+# what llama.cpp derives from an architecture's name
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {"rope_type": "norm"},
+    "qwen2": {"rope_type": "neox"},
+    "qwen3": {"rope_type": "neox", "qk_norm": "head"},
+    "qwen3moe": {"rope_type": "neox", "qk_norm": "head"},
+    "liquid": {},
+}
+_NORMS = ("attn_norm", "ffn_norm")
+_ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
+_DENSE = ("ffn_gate", "ffn_up", "ffn_down")
+_MIXTURE = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+_OPTIONAL = ("attn_q_norm", "attn_k_norm")
+# keys that change what a layer computes, and that `forward` does not know
+_UNKNOWN = (
+    "attention.clamp_kqv", "attention.temperature_length", "attention.scale", "expert_shared_feed_forward_length",
+    "expert_weight_before_ffn", "final_logit_softcapping", "attn_logit_softcapping",
+)  # fmt: skip
+
+
+def load_base(path: Path) -> Base:
+    """The base of a GGUF, dequantized to float32; UsageError for one that `forward` would compute wrongly."""
+    with open_gguf(path) as f:
+        shape = _shape(f)
+        get = lambda name: torch.from_numpy(f.array(name).copy()).to(torch.get_default_device())  # noqa: E731
+        embed = get("token_embd.weight")
+        head = get("output.weight") if "output.weight" in f.tensors else embed
+        layers = [{name: get(full) for name, full in _layer(f, i).items()} for i in range(shape.n_layer)]
+        return Base(Path(path), shape, embed, head, get("output_norm.weight"), layers)
+
+
+def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
+    """Short names (biases: `attn_q.bias`) and the tensors they stand for; UsageError for one too many or too few."""
+    prefix = f"blk.{layer}."
+    found = {name.removeprefix(prefix).removesuffix(".weight"): name for name in f.tensors if name.startswith(prefix)}
+    needed = {*_NORMS, *_ATTENTION, *(_MIXTURE if "ffn_gate_inp" in found else _DENSE)}
+    known = needed | set(_OPTIONAL) | {f"{name}.bias" for name in _ATTENTION}
+    if odd := sorted(set(found) - known) or sorted(needed - set(found)):
+        is_odd = "has" if odd[0] in found else "has not"
+        raise UsageError(f"{f.path} {is_odd} the tensor {prefix}{odd[0]}, so the trainer cannot compute it")
+    return found
+
+
+def _shape(f: GGUFFile) -> BaseShape:
+    arch = f.architecture
+    if arch not in ARCHITECTURES:
+        raise UsageError(
+            f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(ARCHITECTURES)}",
+            hint="a pack runs as architecture `liquid`, whose layers these are" if arch == "gemma3" else None,
+        )
+
+    def get(key: str, default: Any = None) -> Any:
+        return f.metadata.get(f"{arch}.{key}", default)
+
+    if get("depth.gate_span") is not None:
+        raise UsageError(f"{f.path} has gates already; a pack is trained for the plain base")
+    n_head, n_embd, n_head_kv = get("attention.head_count"), get("embedding_length"), get("attention.head_count_kv")
+    _refuse_unknown(f, get)
+    return BaseShape(
+        n_layer=f.block_count,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=n_head_kv or n_head,
+        head_dim=get("attention.key_length") or n_embd // n_head,
+        eps=get("attention.layer_norm_rms_epsilon"),
+        rope_base=get("rope.freq_base", 10000.0),
+        rope_scale=float(get("rope.scaling.factor", 1.0)) if get("rope.scaling.type") == "linear" else 1.0,
+        rope_factors=tuple(f.array("rope_freqs.weight").tolist()) if "rope_freqs.weight" in f.tensors else (),
+        windows=_windows(get, f.block_count),
+        **_experts(get),
+        **{"qk_norm": get("attention.qk_norm", "none"), "rope_type": get("rope.type", "norm")} | ARCHITECTURES[arch],
+    )
+
+
+def _experts(get: Any) -> dict[str, Any]:
+    if not get("expert_count"):
+        return {}
+    return {
+        "n_expert_used": get("expert_used_count"),
+        "expert_norm": get("expert_weights_norm", True),
+        "expert_sigmoid": get("expert_gating_func", 1) == 2,
+        "expert_scale": get("expert_weights_scale", 0.0) or 1.0,
+    }
+
+
+def _windows(get: Any, n_layer: int) -> tuple[int, ...]:
+    if get("attention.window_type", "none") == "none":
+        return ()
+    pattern = get("attention.sliding_window_pattern")
+    return tuple(get("attention.sliding_window") * bool(windowed) for windowed in pattern[:n_layer])
+
+
+def _refuse_unknown(f: GGUFFile, get: Any) -> None:
+    odd = [key for key in _UNKNOWN if get(key)]
+    odd += ["rope.scaling.type"] if get("rope.scaling.type") not in (None, "none", "linear") else []
+    odd += ["rope.type"] if get("rope.type", "norm") not in ("norm", "neox") else []
+    odd += ["rope.layers"] if not all(get("rope.layers", [True])) else []
+    odd += ["attention.qk_norm"] if get("attention.qk_norm", "none") == "l2" else []
+    window = get("attention.window_type", "none")
+    plain = f.architecture != "liquid" and get("attention.sliding_window")
+    listed = isinstance(get("attention.sliding_window_pattern"), list)
+    odd += ["attention.sliding_window"] if plain or window == "chunked" or (window == "sliding" and not listed) else []
+    odd += [k for k in ("attention.head_count", "attention.head_count_kv") if isinstance(get(k), list)]
+    head_dim = get("attention.key_length") or get("embedding_length") // (_first(get("attention.head_count")) or 1)
+    odd += ["rope.dimension_count"] if get("rope.dimension_count", head_dim) != head_dim else []
+    if odd:
+        raise UsageError(f"{f.path} has {', '.join(odd)} of a kind that the trainer does not compute")
+
+
+def _first(value: Any) -> int:
+    return value[0] if isinstance(value, list) else value

@@ -1,0 +1,71 @@
+"""What a training run is asked for, and where its gates may sit. Imports no PyTorch.
+
+Knows the names of the command line. Trains nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..gate_layout import KV_POLICIES, SCOPES, GatePlace
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked for; names as on the command line."""
+
+    data: tuple[str, ...] = ("self:60000",)
+    valid: tuple[str, ...] = ()  # biases, threshold and calibration are chosen on these
+    valid_rows: int = 8  # of each
+    balance: int = 1  # rounds of balancing the biases on them
+    init: str = ""  # a pack to go on from
+    target: float = 0.93
+    layers: tuple[int, ...] = ()  # candidates; empty: all but the first two and the last two
+    n_gates: int = 12  # how many of the candidates are kept
+    adapter_size: int = 64  # 0: a skip leaves the state as it is
+    always_run_tokens: int = 4
+    harvest_tokens: int = 30000
+    epochs: int = 10
+    tune_tokens: int = 80000
+    lr: float = 1e-3  # of the second stage
+    gate_lr: float = 0.0
+    local_lr: float = 5e-3
+    n_ctx: int = 512
+    seed: int = 1
+    threads: int | None = None
+    kv: str = "project"
+    span: int = 1
+    scope: str = "layer"
+    rank: int = 0
+    device: str = "auto"
+
+    def check(self) -> None:
+        """UsageError for what cannot be trained."""
+        for name, allowed in (("kv", KV_POLICIES), ("scope", tuple(SCOPES)), ("device", DEVICES)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"--{name} {getattr(self, name)}: one of {', '.join(allowed)} was expected")
+        if not 0.3 <= self.target < 1:
+            raise UsageError(f"--target {self.target:.0%}: a share between 30% and 99% was expected")
+        if self.adapter_size % 32 or self.adapter_size < 0:
+            raise UsageError(f"--adapter-size {self.adapter_size}: a multiple of 32 was expected, or 0")
+        if self.span < 1 or (self.span > 1 and self.scope != "layer"):
+            raise UsageError(f"--span {self.span}: 1 was expected, or more with --scope layer")
+        if self.rank < 0 or (self.rank and not self.tune_tokens):
+            raise UsageError("--rank: 0 or more was expected, and updates are trained by --tune-tokens")
+
+    def places(self, n_layer: int) -> list[GatePlace]:
+        """The candidates. Spans tile the layers asked for, from the first one on."""
+        layers = list(self.layers) or list(range(2, n_layer - 2))
+        if not layers or min(layers) < 1 or max(layers) >= n_layer:
+            raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
+        found, free_from = [], 0
+        for layer in sorted(layers):
+            if layer >= free_from and all(layer + i in layers for i in range(self.span)):
+                found += [GatePlace(layer, self.span, scope, False) for scope in SCOPES[self.scope]]
+                free_from = layer + self.span
+        if not found:
+            raise UsageError(f"--layers: no {self.span} layers in a row were among them, --span {self.span} needs that")
+        return found
