@@ -15,7 +15,7 @@ from liquidcli.gguf_file import GGUFFile, TensorInfo
 
 from . import recipes
 from .options import Options
-from .types import FileType, block_elements, is_quantized
+from .types import COPY, FileType, block_elements, is_quantized
 
 _LAYER = re.compile(r"blk\.(-?\d+)")
 
@@ -68,7 +68,7 @@ class Chooser:
         chosen: dict[str, tuple[T, str]] = {}
         followers = []
         for info in self.tensors:
-            if self._follows(info) and self._override(info) is None:
+            if self.wanted is not COPY and self._follows(info) and self._override(info) is None:
                 followers.append(info)
             else:
                 chosen[info.name] = self._choose(info)
@@ -87,6 +87,8 @@ class Chooser:
     def _choose(self, info: TensorInfo) -> tuple[T, str]:
         options, kind = self.options, recipes.category(info.name)
         shape = trimmed(info.shape)
+        if self.wanted is COPY:
+            return info.type, "copied"
         if reason := recipes.kept(info.name, shape, self.facts.architecture, options.leave_output_tensor):
             return info.type, reason
         override = self._override(info)

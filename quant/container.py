@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 from gguf import GGUFValueType
@@ -39,17 +38,13 @@ def string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def output_keys(
-    f: GGUFFile, file_type: int, imatrix: Path | None = None, override_kv: Iterable[tuple[str, Any]] = ()
-) -> dict[str, bytes]:
-    """All keys of the output: the input's without those of a split, those of quantize, the caller's, the imatrix's."""
+def output_keys(f: GGUFFile, file_type: int | None, more: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
+    """All keys of the output: the input's without those of a split, those of quantize, then `more`."""
     keys = {key: f.raw_value(key) for key in f.metadata if key not in _SPLIT_KEYS}
-    added = [("general.quantization_version", _QUANTIZATION_VERSION), ("general.file_type", file_type), *override_kv]
-    if imatrix is not None:
-        from .imatrix import read_imatrix
-
-        added += read_imatrix(imatrix).keys(imatrix).items()
-    for key, value in added:
+    added: list[tuple[str, Any]] = [("general.quantization_version", _QUANTIZATION_VERSION)]
+    if file_type is not None:
+        added.append(("general.file_type", file_type))
+    for key, value in (*added, *more):
         keys.pop(key, None)
         keys[key] = value_bytes(value)
     return keys

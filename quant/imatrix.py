@@ -10,19 +10,19 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from liquidcli.errors import IntegrityError
+from liquidcli.errors import IntegrityError, UsageError
 from liquidcli.files import atomic_output
 from liquidcli.gguf_file import GGUFFile, open_gguf
 
 from .choose import layer_of, trimmed
 from .container import header_bytes, string
-from .options import value_bytes
+from .options import Options, value_bytes
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, N_CHUNKS, CHUNK_TOKENS = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
@@ -49,6 +49,25 @@ class Imatrix:
         if self.n_chunks > 0:
             keys["quantize.imatrix.chunks_count"] = self.n_chunks
         return keys
+
+
+def weights_for(path: Path | None, options: Options) -> Imatrix | None:
+    """The matrix at `path` without what --include-weights and --exclude-weights leave out."""
+    if path is None:
+        return None
+    matrix, wanted, unwanted = read_imatrix(path), options.include_weights, options.exclude_weights
+    for part in (*wanted, *unwanted):
+        if not any(part in name for name in matrix.entries):
+            raise UsageError(
+                f"{part!r} is part of none of the {len(matrix.entries)} names in {path}",
+                hint=f"names are {', '.join(list(matrix.entries)[:3])} ...",
+            )
+    kept = {
+        name: weights
+        for name, weights in matrix.entries.items()
+        if not any(part in name for part in unwanted) and (not wanted or any(part in name for part in wanted))
+    }
+    return replace(matrix, entries=kept) if kept else None
 
 
 def importance(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> np.ndarray | None:

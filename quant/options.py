@@ -36,6 +36,8 @@ class Options:
     allow_requantize: bool = False
     keep_split: bool = False
     override_kv: tuple[tuple[str, Any], ...] = ()  # int, float, bool or str by key
+    include_weights: tuple[str, ...] = ()  # parts of names: the importance matrix counts for these alone
+    exclude_weights: tuple[str, ...] = ()  # or for all but these
 
 
 def overrides(words: Sequence[str]) -> tuple[tuple[str, T], ...]:

@@ -18,9 +18,9 @@ from liquidcli.gguf_file import GGUFFile, TensorInfo, open_gguf
 
 from .choose import Chooser, facts_of, layer_of, trimmed
 from .container import header_bytes, output_keys, shard_keys
-from .imatrix import check_belongs, importance, read_imatrix
+from .imatrix import Imatrix, check_belongs, importance, read_imatrix, weights_for
 from .options import Options, key_overrides, optional_tensor_type, overrides
-from .types import FileType, block_elements, file_type, is_quantized, needs_imatrix, tensor_bytes
+from .types import COPY, FileType, block_elements, file_type, is_quantized, needs_imatrix, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def plan(
     allow_requantize: bool = False,
     keep_split: bool = False,
     override_kv: Sequence[str] = (),
+    include_weights: Sequence[str] = (),
+    exclude_weights: Sequence[str] = (),
 ) -> Plan:
     """Plan to quantize `path` to `type`; words as on the command line."""
     options = Options(
@@ -137,6 +139,8 @@ def plan(
         allow_requantize,
         keep_split,
         key_overrides(override_kv),
+        tuple(include_weights),
+        tuple(exclude_weights),
     )
     return plan_path(path, type, options, Path(imatrix) if imatrix else None)
 
@@ -152,12 +156,16 @@ def plan_file(f: GGUFFile, wanted: FileType, options: Options = Options(), imatr
     """Plan for an open file; cheap enough to be asked for every type."""
     order = _by_place if options.keep_split else _by_layer
     tensors = sorted(f.tensors.values(), key=order)
-    facts = facts_of(f, options, imatrix is not None)
+    weights = weights_for(imatrix, options)
+    facts = facts_of(f, options, weights is not None)
     chosen = Chooser(wanted, options, facts, tensors).choose_all()
     rows = tuple(_row(f, info, *chosen[info.name]) for info in tensors)
     _check_sources(f, rows, options)
-    without, n_unweighted = _importances(f, wanted, rows, facts.n_layer, imatrix)
-    keys = output_keys(f, wanted.number, imatrix, options.override_kv)
+    if imatrix:
+        check_belongs(read_imatrix(imatrix), imatrix, f.path, {row.name for row in rows}, facts.n_layer)
+    without, n_unweighted = _importances(wanted, rows, weights)
+    more = [*options.override_kv, *(weights.keys(imatrix).items() if weights and imatrix else ())]
+    keys = output_keys(f, _number(f, wanted), more)
     return Plan(f.path, wanted, options, _shards(f, rows, keys, options), imatrix, without, n_unweighted)
 
 
@@ -186,13 +194,16 @@ def _check_sources(f: GGUFFile, rows: tuple[TensorPlan, ...], options: Options) 
             )
 
 
-def _importances(
-    f: GGUFFile, wanted: FileType, rows: tuple[TensorPlan, ...], n_layer: int, imatrix: Path | None
-) -> tuple[tuple[str, ...], int]:
+def _number(f: GGUFFile, wanted: FileType) -> int | None:
+    """For general.file_type; a copy keeps its own."""
+    if wanted is not COPY:
+        return wanted.number
+    found = f.metadata.get("general.file_type")
+    return found if isinstance(found, int) else None
+
+
+def _importances(wanted: FileType, rows: tuple[TensorPlan, ...], matrix: Imatrix | None) -> tuple[tuple[str, ...], int]:
     """Matrices that need importance and have none, and how many could have some and have none."""
-    matrix = read_imatrix(imatrix) if imatrix else None
-    if matrix is not None:
-        check_belongs(matrix, imatrix, f.path, {row.name for row in rows}, n_layer)
     changed = [row for row in rows if row.type is not row.source_type]
     bare = [row for row in changed if matrix is None or importance(matrix, row.name, row.shape) is None]
     without = tuple(row.name for row in bare if needs_imatrix(wanted.name, row.name, row.type))

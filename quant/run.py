@@ -26,7 +26,7 @@ from liquidcli.errors import IntegrityError, Interrupted, UsageError
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.llama import ggml
 
-from .imatrix import Imatrix, importance, read_imatrix
+from .imatrix import Imatrix, importance, weights_for
 from .parts import Part
 from .plan import Plan, ShardPlan, TensorPlan
 
@@ -152,13 +152,16 @@ class _Writer:
 
     def __init__(self, plan: Plan, f: GGUFFile, n_threads: int, progress: Progress | None) -> None:
         self.plan, self.f, self.n_threads, self.progress = plan, f, n_threads, progress
-        self.imatrix = read_imatrix(plan.imatrix) if plan.imatrix else None
+        self.imatrix = weights_for(plan.imatrix, plan.options)
         self.read_bytes = 0
 
     def job(self, shard: ShardPlan) -> str:
         """The same for two runs exactly when they write the same bytes."""
         files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.f.paths]
-        weights = hashlib.sha256(self.plan.imatrix.read_bytes()).hexdigest() if self.plan.imatrix else None
+        weights: list[Any] | None = None
+        if self.plan.imatrix:
+            chosen = [self.plan.options.include_weights, self.plan.options.exclude_weights]
+            weights = [hashlib.sha256(self.plan.imatrix.read_bytes()).hexdigest(), *chosen]
         head = hashlib.sha256(shard.head).hexdigest()
         return json.dumps([_FORMAT, _CHUNK_ELEMENTS, files, head, weights, ggml.stamp()])
 

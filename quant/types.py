@@ -80,6 +80,8 @@ FILE_TYPES = {
     for name, number, default, use in _ROWS
     if default in TENSOR_TYPES
 }
+# For splitting, merging and other keys: every tensor as it is, the input's own number kept.
+COPY = FileType("COPY", 0, T.F32, "every tensor as it is")
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 # For models of few bits by training; any other model would become noise, so `--fit` never chooses them.
 TRAINED_FOR = ("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "MXFP4_MOE")
@@ -115,6 +117,8 @@ def tensor_bytes(kind: T, n_elements: int) -> int:
 def find_file_type(text: str) -> FileType | None:
     """By name, in any case, or by number; None when it is neither."""
     name = text.strip().upper()
+    if name == COPY.name:
+        return COPY
     by_number = {str(row.number): row for row in FILE_TYPES.values()}
     return FILE_TYPES.get(ALIASES.get(name, name)) or by_number.get(name)
 
@@ -122,7 +126,7 @@ def find_file_type(text: str) -> FileType | None:
 def file_type(text: str) -> FileType:
     found = find_file_type(text)
     if found is None:
-        raise UsageError(f"{text!r} is no quantization type", hint=f"one of {', '.join(FILE_TYPES)}")
+        raise UsageError(f"{text!r} is no quantization type", hint=f"one of {', '.join(FILE_TYPES)}, COPY")
     return found
 
 

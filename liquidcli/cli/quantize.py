@@ -29,6 +29,14 @@ Imatrix = Annotated[
     Path | None,
     option("--imatrix", metavar="FILE", help="Importance matrix, as liquid imatrix or llama-imatrix makes it."),
 ]
+IncludeWeights = Annotated[
+    list[str] | None,
+    option("--include-weights", metavar="PART", help="--imatrix counts only where PART is in the name; repeatable."),
+]
+ExcludeWeights = Annotated[
+    list[str] | None,
+    option("--exclude-weights", metavar="PART", help="--imatrix does not count where PART is in the name; repeatable."),
+]
 TensorType = Annotated[
     list[str] | None,
     option("--tensor-type", metavar="RE=TYPE", help="This type for tensors whose name matches; repeatable."),
@@ -81,6 +89,8 @@ class Request:
 def quantize(
     words: Words,
     imatrix: Imatrix = None,
+    include_weights: IncludeWeights = None,
+    exclude_weights: ExcludeWeights = None,
     tensor_type: TensorType = None,
     tensor_type_file: TensorTypeFile = None,
     output_tensor_type: OutputType = None,
@@ -103,6 +113,7 @@ def quantize(
     """Make a model file smaller. IN is a file or a stored model.
 
     TYPE is a name as in llama-quantize, like Q4_K_M, Q8_0 or IQ3_XXS, or its number; --all lists them with their sizes.
+    COPY changes no tensor: it joins the files of a split model, or changes keys.
     OUT lies beside IN and is named after it if it is not given; its path is printed. A job of
     hours that was stopped goes on when the same command is typed again.
     """
@@ -117,6 +128,10 @@ def quantize(
         raise UsageError("--all only lists sizes", hint="liquid quantize IN --all")
     if fit is not None and target_bpw is not None:
         raise UsageError("--fit and --target-bpw both choose the type; one of them is enough")
+    if include_weights and exclude_weights:
+        raise UsageError("--include-weights and --exclude-weights leave nothing for each other; one of them is enough")
+    if (include_weights or exclude_weights) and not imatrix:
+        raise UsageError("--include-weights and --exclude-weights choose from --imatrix FILE, which is not given")
     listed = [word for path in tensor_type_file or () for word in quant.words_of_file(path)]
     options = quant.Options(
         quant.overrides([*(tensor_type or ()), *listed]),
@@ -127,6 +142,8 @@ def quantize(
         allow_requantize,
         keep_split,
         quant.key_overrides(override_kv or ()),
+        tuple(include_weights or ()),
+        tuple(exclude_weights or ()),
     )
     with out.progress(request.source, None) as bar:
         source = resolve_model(request.source, progress=bar.update).path
@@ -169,7 +186,7 @@ def sort_words(words: list[str], *, needs_type: bool) -> Request:
 def _type_word(rest: list[str], output: Path | None) -> str:
     from ..quant import FILE_TYPES, find_file_type
 
-    hint = f"{_FORM}, TYPE is one of {', '.join(FILE_TYPES)}"
+    hint = f"{_FORM}, TYPE is one of {', '.join(FILE_TYPES)}, COPY"
     if not rest:
         raise UsageError(f"a type was expected after {output or 'IN'}", hint=hint)
     found = find_file_type(rest[0])

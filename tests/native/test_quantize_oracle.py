@@ -151,6 +151,35 @@ def test_types_from_a_file_and_keys(models, tmp_path):
     both(tmp_path, models("gqa4-512"), "Q4_K_S", words, tensor_type=types, override_kv=keys)
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--include-weights", "ffn_down", "--include-weights", "attn_v"], {"include_weights": ["ffn_down", "attn_v"]}),
+        (["--exclude-weights", "blk.0."], {"exclude_weights": ["blk.0."]}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Q4_0", "IQ4_XS"])
+def test_importance_of_some_tensors(models, importances, kind, words, options, tmp_path):
+    imatrix = importances("experts8-256")
+    both(tmp_path, models("experts8-256"), kind, ["--imatrix", imatrix, *words], imatrix=imatrix, **options)
+
+
+@pytest.mark.parametrize("name", ["gqa4-512", "experts8-256"])
+def test_copies(models, name, tmp_path):
+    first = tmp_path / "first.gguf"
+    quant.run(quant.plan(models(name), "Q4_K_S"), first)
+    both(tmp_path, first, "COPY", ["--override-kv", "liquid.x=int:3"], override_kv=["liquid.x=int:3"])
+
+
+def test_copies_of_a_split_model(tmp_path):
+    first = write_shards(tmp_path, 3)
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    quant.run(quant.plan(first, "COPY"), ours)
+    upstream(first, theirs, "COPY")
+    with open_gguf(ours) as a, open_gguf(theirs) as b:
+        assert a.tensors == b.tensors and all(a.raw(name).tobytes() == b.raw(name).tobytes() for name in a.tensors)
+
+
 @pytest.mark.parametrize("kind", ["Q4_K_M", "IQ3_M"])
 def test_files_of_a_split_model(models, kind, tmp_path):
     first = write_shards(tmp_path, 3)
