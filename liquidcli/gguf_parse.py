@@ -7,6 +7,7 @@ ref: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one letter, type, the smallest value
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length, one letter, n_dims = 1, its size, type, offset
 _MAX_ARRAY_ELEMENTS = 1 << 26
 _MAX_STRING_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
 _MAX_KEY_BYTES = 65535
 _MAX_NAME_BYTES = 63  # GGML_MAX_NAME without its closing zero
 _MAX_DIMS = 4
@@ -96,13 +98,32 @@ class _Cursor:
     def strings(self, n: int, what: str) -> list[str]:
         if n * 8 > self.left():
             self.take(n * 8, what)
-        return [self.string(what) for _ in range(n)]
+        found: list[str] = []
+        while len(found) < n:
+            some, n_bytes = _leading_strings(bytes(self.data[self.at : self.at + _CHUNK_BYTES]), n - len(found))
+            self.at += n_bytes
+            found += some or [self.string(what)]  # longer than a chunk, or broken
+        return found
 
     def numbers(self, kind: GGUFValueType, n: int, what: str) -> list[Any]:
         dtype = np.dtype(_SCALARS[kind])
         start = self.take(n * dtype.itemsize, what)
         array = np.frombuffer(self.data, dtype, n, start)
         return (array != 0).tolist() if kind is GGUFValueType.BOOL else array.tolist()
+
+
+def _leading_strings(raw: bytes, n: int) -> tuple[list[str], int]:
+    """The first whole strings of `raw`, at most n, and their bytes: a vocabulary has hundreds of thousands of them."""
+    found, end, length = [], 0, struct.Struct("<Q").unpack_from
+    with contextlib.suppress(struct.error):
+        for _ in range(n):
+            start = end + 8
+            stop = start + length(raw, end)[0]
+            if stop > len(raw):
+                break
+            found.append(raw[start:stop].decode("utf-8", "replace"))
+            end = stop
+    return found, end
 
 
 @dataclass

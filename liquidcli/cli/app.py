@@ -5,45 +5,82 @@ Knows which verb lives where and which failure ends with which exit code. Does n
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ..errors import UsageError
+from ..lazy_package import put_off
 from ..ui.console import hush, out
-from .bench import bench
-from .chat import chat
-from .compare import compare
-from .convert import convert
-from .cp import cp
-from .doctor import doctor
-from .export import export
 from .failures import explain
-from .fit import fit
-from .gates import gates_app
-from .imatrix import imatrix
-from .list import list_
 from .mistyped import one_dash_word
-from .perplexity import perplexity
+from .plain_values import let_through
 from .presets import Presets, presets
-from .prune import prune
-from .pull import pull
-from .quantize import quantize
-from .rm import rm
-from .run import run
-from .show import show
-from .verify import verify
 
-app = typer.Typer(
-    name="liquid",
-    help="Run language models at each token's own depth: pull, convert, quantize, chat and measure.",
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+VERBS = {  # in the order of --help, each the name of its module: how its own help begins
+    "pull": "Fetch models and print where they lie.",
+    "list": "List the models on this machine.",
+    "show": "Show what is in a model file.",
+    "run": "Answer one prompt: an argument, standard input, or both.",
+    "chat": "Chat with a model.",
+    "convert": "Convert a Hugging Face checkpoint to GGUF.",
+    "export": "Write a GGUF as a Hugging Face checkpoint folder.",
+    "quantize": "Make a model file smaller.",
+    "imatrix": "Measure how much each input of each matrix matters over a text.",
+    "gates": "Make a model adaptive: train, apply and inspect depth gates.",
+    "perplexity": "Measure how well a model predicts a text.",
+    "bench": "Measure speed, as llama-bench does.",
+    "compare": "Measure models side by side: size, perplexity, divergence, answers, speed and memory.",
+    "doctor": "Tell what runs where and why.",
+    "fit": "Estimate the memory a stored model needs.",
+    "cp": "Give a model another name.",
+    "rm": "Delete stored models, or aliases.",
+    "prune": "Delete files nobody needs any more.",
+    "verify": "Check the sha256 of stored models.",
+}
+_NAMES = {"list": "list_", "gates": "gates_app"}  # in the module, where it is not the verb's own
+HIDDEN = {"ls": "list"}
+
+
+def application(*chosen: str) -> typer.Typer:
+    """Verbs that are not chosen have a name and a sentence: to import and build them all takes a while."""
+    app = typer.Typer(
+        name="liquid",
+        help="Run language models at each token's own depth: pull, convert, quantize, chat and measure.",
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(root)
+    for name, verb in [*zip(VERBS, VERBS, strict=True), *HIDDEN.items()]:
+        if name in chosen:
+            _add(app, name, verb)
+        else:
+            app.command(name, hidden=name in HIDDEN, help=VERBS[verb])(_elsewhere)
+    return app
+
+
+def _add(app: typer.Typer, name: str, verb: str) -> None:
+    found = getattr(importlib.import_module(f".{verb}", __package__), _NAMES.get(verb, verb))
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name)
+    else:
+        app.command(name, hidden=name in HIDDEN)(found)
+
+
+def _elsewhere() -> None:
+    raise RuntimeError("this verb was not chosen")
+
+
+def command_for(args: list[str]) -> Any:
+    """What parses this line: the verb it begins with, and all of them for the shell's completion."""
+    verb = next((arg for arg in args if not arg.startswith("-")), "")
+    chosen = (*VERBS, *HIDDEN) if "_LIQUID_COMPLETE" in os.environ else (verb,)
+    return typer.main.get_command(application(*chosen))
 
 
 def _show_version(wanted: bool) -> None:
@@ -54,7 +91,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[
@@ -66,31 +102,11 @@ def root(
         raise typer.Exit(UsageError.exit_code)
 
 
-app.command()(pull)
-app.command("list")(list_)
-app.command("ls", hidden=True)(list_)
-app.command()(show)
-app.command()(run)
-app.command()(chat)
-app.command()(convert)
-app.command()(export)
-app.command()(quantize)
-app.command()(imatrix)
-app.add_typer(gates_app, name="gates")
-app.command()(perplexity)
-app.command()(bench)
-app.command()(compare)
-app.command()(doctor)
-app.command()(fit)
-app.command()(cp)
-app.command()(rm)
-app.command()(prune)
-app.command()(verify)
-
-
 def main(args: list[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code."""
     args = sys.argv[1:] if args is None else args
+    put_off("llama_cpp")
+    put_off("gguf", "constants")
     _leave_when_told()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -133,10 +149,11 @@ def execute(args: list[str]) -> int:
     """One command line to an exit code; every failure becomes a sentence on stderr."""
     preset = Presets()
     try:
-        command = typer.main.get_command(app)
+        command = command_for(args)
         if error := one_dash_word(command, args):
             raise error
         verb, preset = presets(command, args)
+        let_through(command, verb)
         return command(args, prog_name="liquid", standalone_mode=False, default_map={verb: preset.values}) or 0
     except KeyboardInterrupt:
         return 130

@@ -89,7 +89,6 @@ def mending_command() -> str:
 
 def _import_bindings() -> ModuleType:
     try:
-        import llama_cpp
         from llama_cpp import llama_cpp as bindings
     except ImportError as error:
         missing = getattr(error, "name", None) or "llama_cpp"
@@ -98,7 +97,6 @@ def _import_bindings() -> ModuleType:
         ) from error
     except (OSError, RuntimeError, AttributeError) as error:
         raise LiquidError(f"the native library cannot be loaded: {_one_line(error)}", hint=mending_command()) from error
-    bindings.package_version = llama_cpp.__version__
     return bindings
 
 

@@ -20,7 +20,7 @@ from liquidcli.cli.mistyped import one_dash_word
 HEAVY = ("numpy", "llama_cpp", "huggingface_hub", "prompt_toolkit", "torch", "gguf", "rich", "transformers")
 BARE = """
 import typer
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode=None)
 def command(name: str, count: int = 1, verbose: bool = False):
     "Do one thing and do it well."
 for i in range({n}):
@@ -49,13 +49,12 @@ def test_an_unexpected_exception_is_no_traceback_unless_asked_for(monkeypatch, c
     def broken() -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(app.app, "registered_commands", [*app.app.registered_commands])
-    app.app.command("broken")(broken)
-    assert app.execute(["broken"]) == 1
+    monkeypatch.setattr("liquidcli.cli.verify.verify", broken)
+    assert app.execute(["verify"]) == 1
     shown = capsys.readouterr()
     assert shown.out == "" and "Traceback" not in shown.err and "LIQUID_DEBUG=1" in shown.err
     monkeypatch.setenv("LIQUID_DEBUG", "1")
-    assert app.execute(["broken"]) == 1
+    assert app.execute(["verify"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -136,17 +135,23 @@ def test_closed_streams_are_no_failure(closed: str, line: str, code: int, tmp_pa
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, typer\nfrom liquidcli.cli.app import app, execute\n"
-        "for name in ([], *([name] for name in typer.main.get_command(app).commands)): execute([*name, '--help'])\n"
+        "import sys\nfrom liquidcli.cli.app import HIDDEN, VERBS, execute\n"
+        "for name in ([], *([name] for name in (*VERBS, *HIDDEN))): execute([*name, '--help'])\n"
         f"print(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert "Usage: liquid" in result.stdout and result.stderr.strip() == ""
 
 
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_the_list_of_verbs_says_what_their_own_help_begins_with(verb: str) -> None:
+    whole = app.command_for([verb]).commands[verb]
+    assert " ".join(whole.help.split()).startswith(app.VERBS[verb].removesuffix("."))
+
+
 def test_help_takes_no_longer_than_a_bare_apps(tmp_path: Path) -> None:
     bare = tmp_path / "bare.py"
-    bare.write_text(BARE.format(n=len(app.app.registered_commands)))
+    bare.write_text(BARE.format(n=len(app.VERBS)))
     lines = ([sys.executable, str(bare), "--help"], [sys.executable, "-m", "liquidcli", "--help"])
     best = [min(times) for times in zip(*([_seconds(line) for line in lines] for _ in range(5)), strict=True)]
     assert best[1] <= 1.3 * best[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 
 from liquidcli.cli import app, presets
 from liquidcli.errors import UsageError
@@ -19,7 +18,7 @@ def home(tmp_path: Path, monkeypatch) -> Path:
 
 
 def found(*args: str) -> dict:
-    return presets.presets(typer.main.get_command(app.app), list(args))[1].values
+    return presets.presets(app.command_for(list(args)), list(args))[1].values
 
 
 def test_ours_comes_before_llama_cpps_and_both_before_the_file(home: Path, monkeypatch) -> None:
