@@ -1,6 +1,7 @@
 """GGUF to smaller GGUF: `plan` says what would be done, `run` does it."""
 
 from .imatrix import read_imatrix, write_imatrix
+from .imatrix_sums import Sums, read_sums, write_dat
 from .options import Options, key_overrides, optional_tensor_type, overrides, words_of_file
 from .plan import Plan, plan, plan_file, plan_path
 from .run import Result, check_importance, output_paths, run
@@ -15,6 +16,7 @@ __all__ = [
     "Options",
     "Plan",
     "Result",
+    "Sums",
     "budget_bytes",
     "check_importance",
     "closest_below",
@@ -31,8 +33,10 @@ __all__ = [
     "plan_path",
     "plans_of",
     "read_imatrix",
+    "read_sums",
     "run",
     "schema",
     "words_of_file",
+    "write_dat",
     "write_imatrix",
 ]

@@ -105,10 +105,8 @@ def read_imatrix(path: Path | str) -> Imatrix:
 
 @functools.lru_cache(maxsize=1)
 def _read(path: Path, _stamp: int) -> Imatrix:
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                return _read_dat(path)
+    if is_dat(path):
+        return read_dat(path).weights()
     with open_gguf(path, require_architecture=False) as f:
         missing = [key for key in (DATASETS, N_CHUNKS, CHUNK_TOKENS) if key not in f.metadata]
         if missing:
@@ -116,11 +114,23 @@ def _read(path: Path, _stamp: int) -> Imatrix:
         datasets, n_chunks = f.metadata[DATASETS], f.metadata[N_CHUNKS]
         if not isinstance(datasets, list) or f.metadata_types[N_CHUNKS] != (GGUFValueType.UINT32,):
             raise IntegrityError(f"{path} is no importance matrix: {DATASETS} or {N_CHUNKS} is of another type")
-        names = sorted({name.removesuffix(end) for name in f.tensors for end in (SUMS, COUNTS) if name.endswith(end)})
+        names = names_in(f)
         if not names:
             raise IntegrityError(f"{path} is an importance matrix without entries")
         entries = {name: _weights(f, name) for name in names}
         return Imatrix(entries, tuple(map(str, datasets)), n_chunks)
+
+
+def is_dat(path: Path) -> bool:
+    """Whether the file is no GGUF and could be of the older form."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) != b"GGUF"
+
+
+def names_in(f: GGUFFile) -> list[str]:
+    return sorted({name.removesuffix(end) for name in f.tensors for end in (SUMS, COUNTS) if name.endswith(end)})
 
 
 def _weights(f: GGUFFile, name: str) -> np.ndarray:
@@ -138,8 +148,8 @@ def _weights(f: GGUFFile, name: str) -> np.ndarray:
     return np.where(whole > 0, sums / np.where(whole > 0, whole, 1), 1).astype(np.float32).ravel()
 
 
-class _Dat:
-    """A cursor over a .dat file: little-endian i32 counts, names and float32 rows, with nothing that marks it."""
+class _Cursor:
+    """Over a .dat file: little-endian i32 counts, names and float32 rows, with nothing that marks it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.data, self.at = path, path.read_bytes(), 0
@@ -164,8 +174,21 @@ class _Dat:
         return self.take(n_bytes).decode("utf-8", "replace")
 
 
-def _read_dat(path: Path) -> Imatrix:
-    dat, entries = _Dat(path), {}
+@dataclass(frozen=True)
+class Dat:
+    """What a file of the older form holds: means over all calls, times their number."""
+
+    entries: tuple[tuple[str, int, np.ndarray], ...]  # name, calls, [n_matrices * n_per_row] float32
+    datasets: tuple[str, ...]
+    n_chunks: int
+
+    def weights(self) -> Imatrix:
+        found = {name: sums / np.float32(n) if n > 0 else sums for name, n, sums in self.entries}
+        return Imatrix(found, self.datasets, self.n_chunks)
+
+
+def read_dat(path: Path) -> Dat:
+    dat, entries = _Cursor(path), []
     n_entries = dat.number()
     if n_entries < 1:
         raise IntegrityError(f"{path} is an importance matrix without entries")
@@ -176,12 +199,12 @@ def _read_dat(path: Path) -> Imatrix:
         sums = np.frombuffer(dat.take(4 * n_values), "<f4")
         if not np.isfinite(sums).all():
             raise IntegrityError(f"{path}: the importance of {name!r} is not finite")
-        entries[name] = sums / np.float32(n_calls) if n_calls > 0 else sums
+        entries.append((name, n_calls, sums))
     if dat.is_over:
-        return Imatrix(entries, (), 0)
+        return Dat(tuple(entries), (), 0)
     n_chunks = dat.number()
     dataset = dat.name() if not dat.is_over else ""
-    return Imatrix(entries, (dataset,) if dataset else (), n_chunks)
+    return Dat(tuple(entries), (dataset,) if dataset else (), n_chunks)
 
 
 def write_imatrix(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from ..errors import UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import (
@@ -24,7 +25,18 @@ from .options import (
 )
 from .perplexity import Chunks, read_text
 
+if TYPE_CHECKING:
+    from ..quant import Sums
+
+FORMS = ("gguf", "dat")
 Output = Annotated[Path, option("-o", "--output", metavar="FILE", help="Write here; imatrix.gguf if not given.")]
+InFile = Annotated[
+    list[Path] | None,
+    option("--in-file", metavar="FILE", help="Add to what this file counted; repeatable. Without -f: only add files."),
+]
+OutputFormat = Annotated[
+    str, option("--output-format", metavar="gguf|dat", help="gguf, or the older form for older programs.")
+]
 ProcessOutput = Annotated[bool, option("--process-output", help="Count for output.weight too.")]
 
 
@@ -32,6 +44,8 @@ def imatrix(
     model: ModelOpt = None,
     file: FileOpt = None,
     output: Output = Path("imatrix.gguf"),
+    in_file: InFile = None,
+    output_format: OutputFormat = "gguf",
     n_ctx: CtxSize = 512,
     n_chunks: Chunks = -1,
     n_batch: BatchSize = 2048,
@@ -48,28 +62,73 @@ def imatrix(
     """Measure how much each input of each matrix matters over a text.
 
     Figures and file as llama-imatrix's, expert by expert. Of a liquid model, a token counts only for the matrices that
-    it used. The path of the file is printed.
+    it used. Files of texts that were counted apart are added up by --in-file. The path of the file is printed.
     """
-    from ..quant import write_imatrix
+    from ..quant import read_sums
     from ..runtime.depth import DepthPolicy
-    from ..runtime.imatrix import measure_importance
 
     out.configure(json=json, quiet=quiet)
-    policy, text = DepthPolicy.parse(depth), read_text(file, "imatrix")
-    path = locate(model, gates, offline=offline)
-    with out.progress("counting", None, "chunks") as bar:
-        found = measure_importance(
-            path, text, policy, n_ctx, n_chunks, n_batch, process_output=process_output, progress=bar.update,
+    policy = DepthPolicy.parse(depth)
+    _check(output, output_format, in_file, n_ctx)
+    sums = read_sums(in_file or (), n_ctx)
+    n_before = sums.n_chunks(n_ctx)
+    about: dict[str, Any] = {"in_files": list(map(str, in_file or ()))}
+    if file or not in_file:
+        text = read_text(file, "imatrix")
+        path = locate(model, gates, offline=offline)
+        about |= _count(
+            path, text, policy, sums, (n_ctx, n_chunks, n_batch), process_output=process_output,
             n_ubatch=n_ubatch, n_threads=n_threads, n_gpu_layers=n_gpu_layers,
         )  # fmt: skip
-    entries = {name: (entry.sums, entry.counts) for name, entry in found.entries.items()}
-    write_imatrix(output, entries, datasets=[str(file)], n_chunks=found.n_chunks, chunk_tokens=n_ctx)
-    if found.n_unseen:
-        out.warn(f"{found.n_unseen} experts were asked by no token; a longer text would reach more")
-    if json:
-        about = {"model": str(path), "output": str(output), "n_entries": len(entries), "n_chunks": found.n_chunks}
-        about |= {"n_ctx": n_ctx, "n_tokens": found.n_chunks * n_ctx, "experts_unseen": found.n_unseen}
-        out.json({**about, "seconds": round(found.seconds, 3), "depth": found.depth})
+        sums.datasets.append(str(file))
+    n_chunks = n_before + about.pop("n_new", 0)
+    _write(output, output_format, sums, n_chunks, n_ctx)
+    _show(output, sums, {"n_chunks": n_chunks, "n_ctx": n_ctx, "n_tokens": n_chunks * n_ctx, **about})
+
+
+def _check(output: Path, form: str, in_file: list[Path] | None, n_ctx: int) -> None:
+    """Before hours are spent."""
+    from ..files import output_target
+
+    if form not in FORMS:
+        raise UsageError(f"--output-format {form}: {' or '.join(FORMS)} was expected")
+    if in_file and n_ctx < 1:
+        raise UsageError("--in-file needs to know how long a chunk is", hint="-c 512")
+    output_target(output)
+
+
+def _count(
+    path: Path, text: str, policy: Any, sums: Sums, numbers: tuple[int, int, int], **settings: Any
+) -> dict[str, Any]:
+    """Add what `text` shows to `sums`."""
+    from ..runtime.imatrix import Entry, measure_importance
+
+    start = {name: Entry(*entry) for name, entry in sums.entries.items()}
+    with out.progress("counting", None, "chunks") as bar:
+        found = measure_importance(path, text, policy, *numbers, start=start, progress=bar.update, **settings)
+    sums.entries = {name: (entry.sums, entry.counts) for name, entry in found.entries.items()}
+    return {"model": path, "n_new": found.n_chunks, "seconds": round(found.seconds, 3), "depth": found.depth}
+
+
+def _write(output: Path, form: str, sums: Sums, n_chunks: int, n_ctx: int) -> None:
+    from ..quant import write_dat, write_imatrix
+
+    if form == "gguf":
+        write_imatrix(output, sums.entries, datasets=sums.datasets, n_chunks=n_chunks, chunk_tokens=n_ctx)
         return
-    out.talk(f"{len(entries)} matrices over {found.n_chunks} chunks of {n_ctx} tokens, in {found.seconds:.1f} s")
+    dataset = sums.datasets[-1] if sums.datasets else ""
+    left_out = write_dat(output, sums.entries, dataset=dataset, n_chunks=n_chunks, chunk_tokens=n_ctx)
+    if left_out:
+        out.warn(f"{len(left_out)} matrices that no token used are left out, as the older form has it")
+
+
+def _show(output: Path, sums: Sums, about: dict[str, Any]) -> None:
+    if sums.n_unseen:
+        out.warn(f"{sums.n_unseen} experts were asked by no token; a longer text would reach more")
+    if out.json_mode:
+        known = {"model": None, "output": output, "n_entries": len(sums.entries), "experts_unseen": sums.n_unseen}
+        out.json({**known, "seconds": None, "depth": None, **about})
+        return
+    took = f", in {about['seconds']:.1f} s" if "seconds" in about else ""
+    out.talk(f"{len(sums.entries)} matrices over {about['n_chunks']} chunks of {about['n_ctx']} tokens{took}")
     out.data(str(output))

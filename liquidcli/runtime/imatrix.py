@@ -44,11 +44,6 @@ class Importance:
     seconds: float = 0.0
     depth: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def n_unseen(self) -> int:
-        """Experts that no token was sent to."""
-        return int(sum((entry.counts == 0).sum() for entry in self.entries.values()))
-
     def add(self, product: Product, keep: np.ndarray | None) -> None:
         """`keep`: [n_tokens] bool, or None for all."""
         if product.experts is not None:
@@ -60,6 +55,8 @@ class Importance:
         if name not in self.entries:
             self.entries[name] = Entry(np.zeros((n_matrices, n_per_row), np.float32), np.zeros(n_counts, np.int64))
         entry = self.entries[name]
+        if len(entry.counts) == 1 < n_counts and entry.sums.size == n_matrices * n_per_row:  # from a .dat file
+            entry = self.entries[name] = Entry(entry.sums.reshape(n_matrices, -1), np.repeat(entry.counts, n_counts))
         if entry.sums.shape != (n_matrices, n_per_row):
             raise IntegrityError(f"{name!r} is used with rows of {entry.sums.shape[1]} and of {n_per_row}")
         return entry
@@ -97,16 +94,17 @@ def measure_importance(
     n_batch: int = 2048,
     *,
     process_output: bool = False,
+    start: dict[str, Entry] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Importance:
-    """Evaluate `text` in chunks of `n_ctx` tokens and sum; `settings` go to Engine.load."""
+    """Evaluate `text` in chunks of `n_ctx` tokens and add to `start`; `settings` go to Engine.load."""
     from ..llama.evaluation import Watcher
     from .engine import Engine
 
     if n_ctx < _FEWEST_ROWS:
         raise UsageError(f"an importance matrix needs a context of at least {_FEWEST_ROWS} tokens, not {n_ctx}")
-    start, found = time.monotonic(), Importance(n_ctx)
+    began, found = time.monotonic(), Importance(n_ctx, dict(start or {}))
     counter = _Counter(found, process_output)
     watcher = Watcher(counter.wants, counter.take)
     n_seq = sequences_at_once(n_batch, n_ctx)
@@ -127,7 +125,7 @@ def measure_importance(
             if progress:
                 progress(found.n_chunks, windows.n_chunks)
         found.depth = engine.depth_stats().as_json(policy)
-    found.seconds = time.monotonic() - start
+    found.seconds = time.monotonic() - began
     return found
 
 

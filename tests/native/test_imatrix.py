@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,21 @@ def test_texts_that_are_too_short(gated):
         measure_importance(gated, TEXT, AUTO, 8)
 
 
-def upstream(model: Path, out: Path, *words: object) -> bytes:
+def tool(*words: object) -> str:
     folder = Path(os.environ["LIQUID_ORACLE_DIR"])
-    command = [folder / "llama-imatrix", "-m", model, "-f", random_models.TEXT, "-o", out, "--no-ppl", "-t", 1, *words]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
-    subprocess.run(list(map(str, command)), capture_output=True, check=True, env=environment)
+    command, environment = [folder / "llama-imatrix", *words], {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def liquid(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "liquidcli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def upstream(model: Path, out: Path, *words: object) -> bytes:
+    tool("-m", model, "-f", random_models.TEXT, "-o", out, "--no-ppl", "-t", 1, *words)
     return out.read_bytes()
 
 
@@ -151,6 +162,23 @@ class TestOracle:
         theirs = upstream(model, tmp_path / "theirs.gguf", "-c", 64, "--chunks", 5, *words)
         made = ours(model, tmp_path / "ours.gguf", n_ctx=64, n_chunks=5, process_output=bool(words))
         assert made == theirs and b"ffn_down_exps.weight.counts" in made
+
+    @pytest.mark.parametrize("form", ["gguf", "dat"])
+    def test_files_added_up(self, tmp_path, form):
+        """Of two texts, with and without a third that is counted on top; both forms in, both out."""
+        model, words = mixture(tmp_path), ["-c", 64, "--chunks", 2]
+        parts = [tmp_path / f"{i}.{form}" for i in range(2)]
+        for skip, part in enumerate(parts):
+            upstream(model, part, *words, "--chunk", 3 * skip, "--output-format", form)
+        for text in ([], ["-f", random_models.TEXT]):
+            for to in ("gguf", "dat"):
+                given = [word for part in parts for word in ("--in-file", part)]
+                given += [*words, "--output-format", to]
+                theirs = tool("-m", model, "-o", tmp_path / f"theirs.{to}", "--no-ppl", "-t", 1, *given, *text)
+                said = liquid("imatrix", "-m", model, "-o", tmp_path / f"ours.{to}", "-t", 1, *given, *text)
+                assert said.returncode == 0, said.stderr
+                mine, found = (tmp_path / f"{who}.{to}" for who in ("ours", "theirs"))
+                assert mine.read_bytes() == found.read_bytes(), (text, to, theirs)
 
 
 def mixture(folder: Path) -> Path:
