@@ -19,11 +19,12 @@ class LiquidError(Exception):
     """A failure a person can act on: one sentence, an optional hint, an exit code."""
 
     exit_code = 1
+    usual_hint: str | None = None  # where the one who raises knows no better
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class UsageError(LiquidError):
@@ -54,6 +55,7 @@ class IntegrityError(LiquidError):
     """A file is not what it says: broken, truncated, of another model, or with another hash."""
 
     exit_code = 6
+    usual_hint = "fetch or make the file again; liquid verify checks those that are stored"
 
 
 class DiskSpaceError(LiquidError):

@@ -36,7 +36,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 def output_target(path: Path) -> Path:
     """Where a file will lie, links followed; UsageError for a folder or a device, NotFoundError without a parent."""
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, a file name was expected", hint=f"try {path / 'model.gguf'}")
+        example = path / f"{'model' if path.suffix in ('', '.gguf') else 'file'}{path.suffix or '.gguf'}"
+        raise UsageError(f"{path} is a folder, a file name was expected", hint=f"try {example}")
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():

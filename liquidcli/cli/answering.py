@@ -91,7 +91,7 @@ def _grammar(words: Mapping[str, Any], engine: Engine) -> str:
         raise UsageError("a grammar and a JSON schema both say what answers look like", hint="give one of them")
     if schema is not None:
         given = grammar.from_json_schema(grammar.ANY_JSON if schema.strip() == "{}" else schema)
-    return grammar.check(engine.model, given) if given else ""
+    return "" if given is None else grammar.check(engine.model, given)
 
 
 def read_text(path: Path) -> str:

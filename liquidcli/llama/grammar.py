@@ -23,8 +23,11 @@ def from_json_schema(text: str) -> str:
     if len(text) > _MAX_CHARS:
         raise UsageError(f"the JSON schema has {len(text)} characters, at most {_MAX_CHARS} are read")
     try:
-        if not isinstance(json.loads(text), dict):
+        schema = json.loads(text)
+        if not isinstance(schema, dict):
             raise ValueError("a schema is a JSON object")
+        if remote := _remote(schema):
+            raise ValueError(f"it refers to {remote}, and nothing is fetched for a schema; put that under $defs in it")
         return json_schema_to_gbnf(text)
     except RecursionError:
         raise UsageError("the JSON schema nests too deeply") from None
@@ -32,6 +35,16 @@ def from_json_schema(text: str) -> str:
         said = " ".join(f"{error or type(error).__name__}".split())[:200]
         hint = """-j '{"type": "object"}' is any object"""
         raise UsageError(f"the JSON schema cannot be used: {said}", hint=hint) from None
+
+
+def _remote(schema: object) -> str:
+    """The first reference that leaves the schema; empty if there is none."""
+    if isinstance(schema, dict):
+        found = schema.get("$ref")
+        if isinstance(found, str) and not found.startswith("#"):
+            return found
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    return next(filter(None, map(_remote, parts)), "")
 
 
 def check(model: Model, gbnf: str) -> str:
@@ -46,10 +59,13 @@ def compiled(model: Model, gbnf: str) -> int:
     """A sampler that lets through what the grammar allows; UsageError for one that does not compile."""
     if len(gbnf) > _MAX_CHARS or "\0" in gbnf:
         raise UsageError(f"a grammar has at most {_MAX_CHARS} characters and no NUL")
-    library.log.reset()
-    sampler = library.load().llama_sampler_init_grammar(model.vocab, gbnf.encode("utf-8", "replace"), b"root")
+    if not gbnf.strip():
+        raise UsageError("the grammar is empty", hint="a grammar begins: root ::= ...")
+    lib = library.load()
+    with library.heard() as heard:  # the parser speaks to stderr itself
+        sampler = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode("utf-8", "replace"), b"root")
     if not sampler:
-        said = library.log.complaint()
+        said = next(filter(None, heard), "").removeprefix("parse: ").removeprefix("error parsing grammar: ")
         hint = "a grammar begins: root ::= ..."
         raise UsageError(f"the grammar cannot be used{f': {said}' if said else ''}", hint=hint)
     return sampler

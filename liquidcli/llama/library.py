@@ -11,6 +11,8 @@ import ctypes
 import os
 import re
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -22,6 +24,7 @@ PIN = "832db0699007"  # sha256 of the archive in llamacpp/UPSTREAM, its first 12
 _STAMP = re.compile(r"^(?P<pin>[0-9a-f]{12})-[0-9a-f]{12}$")
 _LEVELS = {0: "none", 1: "debug", 2: "info", 3: "warn", 4: "error", 5: "cont"}
 _KEPT_LINES = 60
+_MOST_HEARD_BYTES = 1 << 16
 
 
 class NativeLog:
@@ -71,6 +74,23 @@ def load() -> ModuleType:
         bindings.llama_backend_init()
         _library = bindings
     return _library
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """What C code writes to the process's stderr meanwhile, as lines, instead of letting it through."""
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            lines += _printable(file.read(_MOST_HEARD_BYTES).decode("utf-8", "replace")).splitlines()
 
 
 def build_stamp() -> str:

@@ -80,14 +80,16 @@ class Conversation:
 
     def ask(self, text: str) -> Generator[Event]:
         """Events of the reply. Afterwards, also after an interruption, the turn and what was said are in `turns`."""
+        before = list(self.turns)
         self.turns.append({"role": "user", "content": text})
-        return self._reply(drop_on_failure=True)
+        return self._reply(before)
 
     def regenerate(self) -> Generator[Event] | None:
-        """The last reply once more; None when there is nothing to repeat."""
+        """The last reply once more, which stays where no other one comes; None when there is nothing to repeat."""
+        before = list(self.turns)
         if self.turns and self.turns[-1]["role"] == "assistant":
             self.turns.pop()
-        return self._reply(drop_on_failure=False) if self.turns else None
+        return self._reply(before) if self.turns else None
 
     def question(self) -> str | None:
         """What was asked last."""
@@ -142,7 +144,8 @@ class Conversation:
                 return [*tokens, *self._tokenizer.tokens(rest, add_special=False)]
         return []
 
-    def _reply(self, *, drop_on_failure: bool) -> Generator[Event]:
+    def _reply(self, before: list[Message]) -> Generator[Event]:
+        """`before`: the turns as they are again where nothing is said."""
         self.last = reply = Reply()
         try:
             tokens = reply.prompt = self.prompt_tokens()
@@ -158,8 +161,8 @@ class Conversation:
             stopped = reply.summary is None or reply.summary.finish_reason == "interrupted"
             if reply.tokens or not stopped:
                 self._keep(reply)
-            elif drop_on_failure:
-                self.turns.pop()
+            else:
+                self.turns[:] = before
 
     def _keep(self, reply: Reply) -> None:
         self.turns.append({"role": "assistant", "content": reply.text})

@@ -71,6 +71,8 @@ class Keeper:
 
     def suspend(self) -> str:
         """Text and state to disk, old states away; a word about what was not kept."""
+        if not self.conversation.turns:
+            self._forget_unnamed()
         if self.paused or not self.conversation.turns:
             return ""
         said = self.note()
@@ -143,7 +145,12 @@ class Keeper:
     def pause(self, on: bool) -> None:
         """While paused nothing is written; what was written of this conversation goes."""
         self.paused = on
-        if on and self._seen_ns and not self.session.named:
+        if on:
+            self._forget_unnamed()
+
+    def _forget_unnamed(self) -> None:
+        """What was written of this conversation, unless somebody named it, or another chat goes on with it."""
+        if self._seen_ns and not self.session.named and self._file_ns() == self._seen_ns:
             self.sessions.delete(self.session.name)
             self._seen_ns = 0
 

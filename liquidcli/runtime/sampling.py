@@ -35,7 +35,8 @@ class SamplingParams:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UsageError(f"{name} lies between {low:g} and {high:g}, {value:g} does not")
+                shown = [f"{number:g}" if isinstance(number, float) else f"{number}" for number in (low, high, value)]
+                raise UsageError(f"{name} lies between {shown[0]} and {shown[1]}, {shown[2]} does not")
         if self.repeat_penalty <= 0:
             raise UsageError("repeat_penalty is more than 0; 1 switches it off")
 

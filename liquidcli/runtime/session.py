@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -25,6 +26,8 @@ KEPT_STATE_BYTES = 4 << 30
 KEPT_UNNAMED = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_BYTES = 1 << 28
+_MOST_CTX = 1 << 31
+_LATEST_S = 1e11  # the year 5138: a calendar has no names for what comes much later
 
 
 @dataclass
@@ -152,7 +155,7 @@ def _read(path: Path) -> Session:
         if not _makes_sense(session):
             raise ValueError("odd content")
     except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"the session {path} is broken", hint=f"rm {path}") from error
+        raise IntegrityError(f"the session {path} is broken", hint=f"rm {shlex.quote(str(path))}") from error
     session.name = path.stem
     return session
 
@@ -167,8 +170,11 @@ def _makes_sense(session: Session) -> bool:
         and isinstance(session.system, str | None)
         and isinstance(session.options, dict)
         and isinstance(session.read.get("ends", []), list)
-        and isinstance(session.options.get("n_ctx", 0), int)
-        and isinstance(session.saved_at, (int, float))
+        and type(session.options.get("n_ctx", 0)) is int
+        and 0 <= session.options.get("n_ctx", 0) < _MOST_CTX
+        and type(session.saved_at) in (int, float)
+        and 0 <= session.saved_at < _LATEST_S
+        and isinstance(session.named, bool)
     )
 
 

@@ -108,6 +108,8 @@ def draw_reply(path: Path, conversation: Conversation) -> None:
 
 
 def check_map(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, a file name was expected", hint=f"{path / 'map.html'}, or .png")
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise UsageError(f"{path} is no kind of depth map", hint="name it FILE.html or FILE.png")
 

@@ -24,13 +24,15 @@ def answer_line(summary: Summary, policy: DepthPolicy) -> str:
 
 def answer_status(conversation: Conversation) -> str:
     """What stands below the prompt: depth, the last answer's layers and speed, how full the context is."""
-    engine, summary = conversation.engine, conversation.last.summary
+    engine, reply = conversation.engine, conversation.last
+    summary = reply.summary
     used, n_ctx = len(engine.held()), engine.info.n_ctx
     parts = [f"depth {engine.policy}"]
     if summary and summary.completion_tokens:
         t = summary.timings
         rate = f"{t.predicted_n / t.predicted_ms * 1000:.1f}" if t.predicted_ms > 0 else "-"
-        parts += [f"{summary.depth.layers_run_mean:.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
+        run = sum(int(layers.sum()) for layers in reply.layers) / max(len(reply.layers), 1)  # of the answer alone
+        parts += [f"{run:.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
     return " | ".join([*parts, f"context {used} of {n_ctx} ({used / n_ctx:.0%})"])
 
 
@@ -40,7 +42,7 @@ def answer_lines(summary: Summary, policy: DepthPolicy) -> list[str]:
     lines = [
         f"prompt   {_prompt(t)} tokens in {t.prompt_ms / 1000:.2f} s{_rate(t.prompt_n, t.prompt_ms)}",
         f"answer   {t.predicted_n} tokens in {t.predicted_ms / 1000:.2f} s{_rate(t.predicted_n, t.predicted_ms)}",
-        f"depth    {depth_text(summary.depth, policy)}",
+        f"depth    {depth_text(summary.depth, policy)}, prompt and answer",
         f"ended    {_REASONS[summary.finish_reason]}",
         f"seed     {summary.seed}",
     ]

@@ -83,7 +83,7 @@ class Repl:
             out.error(error)
             self.failure = self.failure or error
 
-    def show(self, events: Generator[Event]) -> None:
+    def show(self, events: Generator[Event], when_stopped: str = "the question is taken back") -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
         view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
         with closing(events):  # also when nobody reads any more: the model is given back after this
@@ -101,7 +101,7 @@ class Repl:
             if not self.reader.interactive:
                 raise Interrupted("stopped")
             said = self.conversation.last.text
-            out.talk("(stopped)" if said else "(stopped before the first word: the question is taken back)")
+            out.talk("(stopped)" if said else f"(stopped before the first word: {when_stopped})")
         if self.verbose:
             out.talk(answer_line(summary, self.engine.policy))
         self._watch_context(summary.finish_reason)
@@ -113,7 +113,8 @@ class Repl:
             said = self.keeper.note()
         except (LiquidError, OSError) as error:
             self.keeper.paused = True
-            said = f"this chat is not saved any more: {getattr(error, 'message', error)}"
+            reason = getattr(error, "message", error)
+            said = f"this chat is not saved any more: {reason}; /save NAME tries again"
         if said:
             out.warn(said)
 

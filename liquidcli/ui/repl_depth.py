@@ -43,8 +43,8 @@ def _map(repl: Repl, rest: str) -> None:
     reply = repl.conversation.last
     if not reply.layers:
         raise UsageError("there is no answer to draw")
-    if rest.endswith((".html", ".htm", ".png")):
-        path = Path(rest).expanduser()
+    path = Path(rest).expanduser()
+    if rest and (path.suffix or path.is_dir() or "/" in rest):
         draw_reply(path, repl.conversation)
         return out.talk(f"written: {path}")
     if rest not in ("", "tokens", "layers"):

@@ -32,7 +32,7 @@ def set_(repl: Repl, rest: str) -> None:
     elif _parameter_name(word) in _AT_START:
         _set_parameter(repl, word, value)
     elif _parameter_name(word) in PARAMETERS:
-        raise UsageError(f"{word} is a parameter", hint=f"/set parameter {rest}")
+        raise UsageError(f"{word} is a parameter", hint=f"/set parameter {_first_name(word)} {value}".rstrip())
     else:
         choices = ("parameter", "system", "format", *SWITCHES)
         nearest = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
@@ -134,11 +134,17 @@ def _set_parameter(repl: Repl, name: str, value: str) -> None:
     except ValueError:
         raise UsageError(f"{name} takes {'a whole number' if kind is int else 'a number'}, not {value!r}") from None
     _apply(repl, ours, number)
-    out.talk(f"{name} is {number}")
+    out.talk(f"{name} is {number}" if number != "" else "no text ends an answer any more")
 
 
 def _parameter_name(word: str) -> str:
     return word.lower().replace("-", "_")
+
+
+def _first_name(word: str) -> str:
+    """The name that /show lists a parameter under in ollama."""
+    ours = PARAMETERS[_parameter_name(word)][0]
+    return next(name for name, (other, _) in PARAMETERS.items() if other == ours)
 
 
 def _apply(repl: Repl, name: str, value: float | int | str) -> None:

@@ -23,7 +23,7 @@ def regen(repl: Repl, _rest: str) -> None:
     events = repl.conversation.regenerate()
     if events is None:
         raise UsageError("there is no answer to make again")
-    repl.show(events)
+    repl.show(events, when_stopped="the answer stays as it was")
 
 
 def undo(repl: Repl, _rest: str) -> None:
@@ -49,7 +49,7 @@ def ask_instead(repl: Repl, text: str) -> None:
     before = list(turns)
     repl.conversation.undo()
     try:
-        repl.show(repl.conversation.ask(text))
+        repl.show(repl.conversation.ask(text), when_stopped="the question stays as it was")
     finally:
         if len(turns) < len(before):
             turns[:] = before
@@ -69,8 +69,10 @@ def read(repl: Repl, rest: str) -> None:
     pattern = str(Path(rest).expanduser())
     found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))  # noqa: PTH207 - from the root, too
     names = [name for name in found if Path(name).is_file()]
+    if not names and Path(pattern).is_dir():
+        raise UsageError(f"{rest} is a folder, text files were expected", hint=f"/read {Path(rest) / '*.txt'}")
     if not names:
-        raise NotFoundError(f"there is no file {rest}")
+        raise NotFoundError(f"there is no file {rest}", hint="/read and Tab list what there is")
     for name in names:
         repl.attached.append(f"{Path(name).name}:\n```\n{_text(Path(name))}\n```")
         n_tokens = len(repl.engine.tokenize(repl.attached[-1], add_special=False))

@@ -252,6 +252,20 @@ def test_what_was_stopped_before_its_first_word_is_no_turn(chat: Conversation) -
     assert ended.finish_reason == "interrupted" and chat.turns == []
 
 
+def test_an_answer_stays_until_there_is_another(chat: Conversation) -> None:
+    ask(chat, "the river")
+    before = list(chat.turns)
+    events = chat.regenerate()
+    with ctrl_c:
+        ctrl_c.pressed = True
+        list(events)
+    assert chat.turns == before
+    chat.settings.sampling = chat.settings.sampling.updated(logit_bias={10**6: 1.0})
+    with pytest.raises(UsageError, match="vocabulary"):
+        list(chat.regenerate())
+    assert chat.turns == before
+
+
 def test_a_template_is_told_what_the_user_says(engine: Engine) -> None:
     told = Conversation(engine, template="{{ 'deep' if enable_thinking else 'quick' }}")
     told.format.variables["enable_thinking"] = True

@@ -54,9 +54,26 @@ def test_schemas_that_cannot_be_meant_are_one_sentence(text: str) -> None:
 @pytest.mark.parametrize(
     "gbnf", ["root = 1", "root ::= nothing", "other ::= [a]", "root ::= root [a]", "root ::= (", "\0"]
 )
-def test_grammars_that_do_not_compile_are_one_sentence(engine: Engine, gbnf: str) -> None:
+def test_grammars_that_do_not_compile_are_one_sentence(engine: Engine, gbnf: str, capfd) -> None:
     with pytest.raises(UsageError, match="grammar"):
         grammar.check(engine.model, gbnf)
+    assert capfd.readouterr().err == "", "llama.cpp's parser speaks to the terminal itself"
+
+
+def test_what_is_wrong_with_a_grammar_is_told(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="expecting ::= at = 1"):
+        grammar.check(engine.model, "root = 1")
+    with pytest.raises(UsageError, match="is empty"):
+        grammar.check(engine.model, " ")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"$ref": "https://example.org/x"}', '{"items": [{"$ref": "https://example.org/x"}]}']
+)
+def test_nothing_is_fetched_for_a_schema(text: str) -> None:
+    with pytest.raises(UsageError, match=r"https://example.org/x, and nothing is fetched") as refused:
+        grammar.from_json_schema(text)
+    assert "allow-fetch" not in f"{refused.value} {refused.value.hint}"
 
 
 def test_a_grammar_that_a_bias_forbids_is_a_sentence_and_no_crash(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from liquidcli.runtime.depth import DepthPolicy, DepthSetting, DepthStats
 from liquidcli.runtime.events import Event, Summary, Timings
 from liquidcli.ui.completion import candidates, files
 from liquidcli.ui.depth_map import depth_map, token_map
-from liquidcli.ui.figures import engine_line
+from liquidcli.ui.figures import answer_status, engine_line
 from liquidcli.ui.lineedit import PipeReader, _history, is_open, unfold
 from liquidcli.ui.repl import Repl
 from liquidcli.ui.repl_commands import ALIASES, COMMANDS, dispatch, sources, words
@@ -204,10 +204,36 @@ def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
     assert (repl.conversation.settings.max_tokens, repl.conversation.settings.sampling.temp) == (-1, 0.8)
 
 
-@pytest.mark.parametrize("typed", ["/set temp 0", "/set top-k 5"])
-def test_a_parameter_without_its_word_is_spelled_out(typed: str, capsys) -> None:
-    session(typed + "\n")
-    assert f"hint: /set parameter {typed.removeprefix('/set ')}\n" in capsys.readouterr().err
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("temp 0", "temperature 0"), ("top-k 5", "top_k 5"), ("n 3", "num_predict 3"), ("seed", "seed"),
+])  # fmt: skip
+def test_a_parameter_without_its_word_is_spelled_out(typed: str, meant: str, capsys) -> None:
+    session(f"/set {typed}\n")
+    assert f"hint: /set parameter {meant}\n" in capsys.readouterr().err
+
+
+def test_texts_that_stop_an_answer_are_added_and_taken_back(capsys) -> None:
+    repl = session("/set parameter stop END\n/set parameter stop ###\n")
+    assert repl.conversation.settings.stop == ("END", "###")
+    repl = session("/set parameter stop END\n/set parameter stop\n")
+    assert repl.conversation.settings.stop == () and "no text ends an answer" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file(tmp_path, capsys) -> None:
+    session(f"hi\n/read {tmp_path}\n/depth map {tmp_path}\n/depth map {tmp_path}/map.txt\n")
+    said = capsys.readouterr().err
+    assert f"/read {tmp_path}/*.txt" in said and f"{tmp_path}/map.html" in said and "FILE.html" in said
+
+
+def test_the_status_line_tells_of_the_answer_as_the_map_does() -> None:
+    assert "1.0 of 2 layers" in answer_status(session("hi\n").conversation)
+
+
+def test_what_is_not_saved_can_be_tried_again(capsys) -> None:
+    repl = session("")
+    repl.keeper.note = lambda: (_ for _ in ()).throw(OSError(28, "No space left"))
+    repl.show(repl.conversation.ask("hi"))
+    assert repl.keeper.paused and "/save NAME tries again" in capsys.readouterr().err
 
 
 def test_turns_can_be_taken_back_repeated_and_forgotten(capsys) -> None:

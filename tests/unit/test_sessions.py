@@ -101,13 +101,17 @@ def test_a_name_is_a_file_name_and_nothing_else(sessions: Sessions, name: str) -
     "text", ["", "{", "[]", '{"name": 5}', '{"name": "x", "turns": [5]}', '{"name": "x", "turns": [{"role": "user"}]}',
              '{"name": "x", "options": []}', '{"name": "x", "saved_at": "now"}',
              '{"name": "x", "model": []}', '{"name": "x", "options": {"n_ctx": "x"}}',
-             '{"name": "x", "read": {"ends": 5}}'],
+             '{"name": "x", "read": {"ends": 5}}', '{"name": "x", "options": {"n_ctx": true}}',
+             '{"name": "x", "options": {"n_ctx": -1}}', '{"name": "x", "options": {"n_ctx": 1e3}}',
+             '{"name": "x", "saved_at": NaN}', '{"name": "x", "saved_at": 1e300}', '{"name": "x", "saved_at": false}',
+             '{"name": "x", "named": "yes"}'],
 )  # fmt: skip
 def test_a_broken_session_is_a_sentence_and_no_trouble_for_others(sessions: Sessions, text: str) -> None:
     sessions.save(Session("good", turns=TURNS))
     sessions.text_path("bad").write_text(text)
-    with pytest.raises(IntegrityError, match="broken"):
+    with pytest.raises(IntegrityError, match="broken") as broken:
         sessions.load("bad")
+    assert broken.value.hint == f"rm {sessions.text_path('bad')}"
     assert [session.name for session in sessions.all()] == ["good"]
     with pytest.raises(NotFoundError) as failure:
         sessions.load("nothing")
@@ -228,6 +232,17 @@ def test_what_is_not_to_be_kept_is_gone(sessions: Sessions) -> None:
     assert sessions.names() == []
     private.rename("kept-after-all")
     assert sessions.names() == ["kept-after-all"]
+
+
+def test_a_session_of_turns_that_were_all_taken_back_is_gone(sessions: Sessions) -> None:
+    for named in (False, True):
+        undone = keeper(sessions)
+        undone.note()
+        if named:
+            undone.rename("kept")
+        undone.conversation.turns.clear()
+        undone.suspend()
+    assert sessions.names() == ["kept"]
 
 
 def test_leaving_never_fails(sessions: Sessions, monkeypatch) -> None:
