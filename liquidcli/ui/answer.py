@@ -28,6 +28,8 @@ class AnswerView:
         text = self._safe.feed(text)
         if text:
             self._last = text[-1]
+        if self._wrap:
+            self._wrap.resize(shutil.get_terminal_size().columns)
         if self._markdown:
             text = self._markdown.feed(text)
         self._show(self._wrap.feed(text) if self._wrap else text)

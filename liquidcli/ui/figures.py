@@ -5,7 +5,7 @@ Knows summaries and depth settings. Does not know when they are wanted.
 
 from __future__ import annotations
 
-from ..runtime.chat import Conversation
+from ..runtime.chat import Conversation, Reply
 from ..runtime.depth import DepthPolicy, DepthStats
 from ..runtime.engine import Engine
 from ..runtime.events import Summary, Timings
@@ -31,9 +31,13 @@ def answer_status(conversation: Conversation) -> str:
     if summary and summary.completion_tokens:
         t = summary.timings
         rate = f"{t.predicted_n / t.predicted_ms * 1000:.1f}" if t.predicted_ms > 0 else "-"
-        run = sum(int(layers.sum()) for layers in reply.layers) / max(len(reply.layers), 1)  # of the answer alone
-        parts += [f"{run:.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
+        parts += [f"{answer_layers(reply):.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
     return " | ".join([*parts, f"context {used} of {n_ctx} ({used / n_ctx:.0%})"])
+
+
+def answer_layers(reply: Reply) -> float:
+    """Layers per token of the answer alone, as maps of it show them."""
+    return sum(int(layers.sum()) for layers in reply.layers) / max(len(reply.layers), 1)
 
 
 def answer_lines(summary: Summary, policy: DepthPolicy) -> list[str]:

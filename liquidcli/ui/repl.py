@@ -22,6 +22,7 @@ from .figures import answer_line, answer_status, engine_line
 from .lineedit import Reader
 
 _NEARLY_FULL = (0.95, 0.80)
+_TAKEN_BACK = "the question is taken back, Up brings it again"
 
 
 class Repl:
@@ -83,7 +84,7 @@ class Repl:
             out.error(error)
             self.failure = self.failure or error
 
-    def show(self, events: Generator[Event], when_stopped: str = "the question is taken back") -> None:
+    def show(self, events: Generator[Event], when_stopped: str = _TAKEN_BACK) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
         view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
         with closing(events):  # also when nobody reads any more: the model is given back after this

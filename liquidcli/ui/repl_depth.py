@@ -16,6 +16,7 @@ from ..runtime.depth import DepthPolicy
 from .console import out, wants_color
 from .depth_map import depth_map, token_map
 from .depth_words import draw_reply, terminal_map, words
+from .figures import answer_layers
 from .stream import sanitize
 from .wrap import WordWrap, columns
 
@@ -85,7 +86,8 @@ def _headed(title: str, reply: Reply) -> list[str]:
     summary = reply.ended()
     t, d = summary.timings, summary.depth
     rate = f"{t.predicted_n / t.predicted_ms * 1000:.1f} tokens/s" if t.predicted_ms > 0 else "no tokens"
-    return [title, f"{d.layers_run_mean:.1f} of {d.layers_total} layers, {rate}", "", *sanitize(reply.text).split("\n")]
+    layers = f"{answer_layers(reply):.1f} of {d.layers_total} layers"
+    return [title, f"{layers}, {rate}", "", *sanitize(reply.text).split("\n")]
 
 
 def side_by_side(left: list[str], right: list[str], width: int) -> list[str]:

@@ -14,9 +14,13 @@ class WordWrap:
     """`feed` returns what can be shown; `end` what was held back."""
 
     def __init__(self, width: int) -> None:
-        self._width = max(width, 2 * _EDGE)
+        self.resize(width)
         self._column = 0
         self._word = ""
+
+    def resize(self, width: int) -> None:
+        """The terminal is so wide from here on."""
+        self._width = max(width, 2 * _EDGE)
 
     def feed(self, text: str) -> str:
         return "".join(map(self._char, text)) + self._early()
