@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +36,16 @@ class FakeHub:
     delay_s: float = 0.0  # before any answer
     step_s: float = 0.0  # between pieces of a body
     redirect: str | None = None  # every file is elsewhere
+    refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # answers to files, each once
+    api_refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    stall_at: list[int] = field(default_factory=list)  # say nothing more after so many bytes of a body, each once
+    stalled_s: float = 5.0
+    shift: int = 0  # the part that is sent begins so many bytes off
+    lied_size: int = 0  # added to every size that is named with a file's content
+    call_at: tuple[int, Callable[[], object]] | None = None  # call this when so many bytes of a body are sent, once
+    before_file: Callable[[], object] = lambda: None  # called before a file's content is looked up
+    sent: list[int] = field(default_factory=list)  # bytes of content sent, by request
+    has_etags: bool = True
     url: str = ""
 
     def gets(self) -> list[tuple[str, str | None]]:
@@ -98,15 +109,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
+        if path == "/api/agent-harnesses":  # the hub library's own question, in some surroundings
+            self._send(404, b"{}", {})
+            return
         self.hub.asked.append((self.command, path, self.headers.get("Range")))
         self.hub.tokens.append(self.headers.get("Authorization"))
         time.sleep(self.hub.delay_s)
         if self.hub.status:
             self._send(self.hub.status, b"{}", self.hub.headers)
+        elif path.startswith("/api/") and self.hub.api_refusals:
+            status, headers = self.hub.api_refusals.pop(0)
+            self._send(status, b"{}", headers)
         elif path.startswith("/api/"):
             found = self.hub.describe(path)
             not_found = {"X-Error-Code": "RepoNotFound"}
             self._send(200, json.dumps(found).encode(), {}) if found else self._send(404, b"{}", not_found)
+        elif self.command == "GET" and self.hub.refusals:
+            status, headers = self.hub.refusals.pop(0)
+            self._send(status, b"{}", headers)
+        elif self.command == "GET" and self.hub.before_file():
+            pass
         elif (content := self.hub.file(path)) is None:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
         elif self.hub.redirect:
@@ -118,29 +140,53 @@ class _Handler(BaseHTTPRequestHandler):
         start, span = 0, self.headers.get("Range")
         if span and not self.hub.ignore_range:
             start = int(span.removeprefix("bytes=").split("-")[0])
+        if self.headers.get("If-Range", f'"{etag(name, content)}"') != f'"{etag(name, content)}"':
+            start = 0
+        if start >= len(content) > 0:
+            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
+        if start:
+            start += self.hub.shift
         headers = {"ETag": f'"{etag(name, content)}"', "X-Repo-Commit": self.hub.commit, "Accept-Ranges": "bytes"}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if not self.hub.has_etags:
+            del headers["ETag"]
         if self.hub.flip_at is not None:
             content = bytearray(content)
             content[self.hub.flip_at] ^= 1
         self._send(206 if start else 200, bytes(content[start:]), headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        is_file = "X-Repo-Commit" in headers
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in {**headers, "Content-Length": str(len(body) + self.hub.lied_size * is_file)}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        is_file = "ETag" in headers
-        stop = self.hub.break_at.pop(0) if is_file and self.hub.break_at else None
-        for at in range(0, len(body[:stop]), _STEP):
-            self.wfile.write(body[at : at + _STEP] if stop is None else body[at : min(at + _STEP, stop)])
-            self.wfile.flush()
-            time.sleep(self.hub.step_s if is_file else 0)
-        if stop is not None:
-            self.close_connection = True
+        if self.command == "GET":
+            self._send_content(body) if is_file else self.wfile.write(body)
+
+    def _send_content(self, body: bytes) -> None:
+        hub, at = self.hub, 0
+        hub.sent.append(0)
+        request = len(hub.sent) - 1
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STEP)
+        stop = hub.break_at.pop(0) if hub.break_at else None
+        stall = hub.stall_at.pop(0) if hub.stall_at else None
+        marks = [mark for mark in (stop, stall, hub.call_at and hub.call_at[0]) if mark is not None]
+        end = len(body) if stop is None else min(stop, len(body))
+        while at < end:
+            until = min([end, at + _STEP, *(mark for mark in marks if mark > at)])
+            self.wfile.write(body[at:until])
+            hub.sent[request], at = until, until
+            if hub.call_at and at >= hub.call_at[0]:
+                (_, call), hub.call_at = hub.call_at, None
+                call()
+            if stall is not None and at >= stall:
+                time.sleep(hub.stalled_s)
+                break
+            time.sleep(hub.step_s)
+        self.close_connection = self.close_connection or at < len(body) or bool(hub.lied_size)
 
 
 class _Server(ThreadingHTTPServer):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,36 @@ def write_state(name: str, state: dict[str, Any]) -> None:
         part.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def update_state(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Read, change and write a JSON object while no other process or thread does."""
+    from huggingface_hub.utils import WeakFileLock
+
+    with WeakFileLock(folder("locks") / f"{name}.lock"):
+        write_state(name, change(read_state(name)))
+
+
 def known_sha256(path: Path) -> str:
     """sha256 of a file, remembered by path, size and time of change, so that a big one is read once."""
+    known = read_state("hashes.json").get(_state_of(path))
+    if known is None:
+        known = sha256_file(path)
+        know_sha256(path, known)
+    return str(known)
+
+
+def know_sha256(path: Path, sha256: str | None) -> None:
+    """Remember the hash of a file that was just read or written."""
+    if sha256 is None:
+        return
+    key, place = _state_of(path), f"{path.resolve()}|"
+    with contextlib.suppress(OSError, LiquidError):  # a store that cannot be written to is read again next time
+        update_state("hashes.json", lambda old: {**_without(old, place), key: sha256})
+
+
+def _without(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not key.startswith(prefix)}
+
+
+def _state_of(path: Path) -> str:
     stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    hashes = read_state("hashes.json")
-    if key not in hashes:
-        hashes = {old: value for old, value in hashes.items() if not old.startswith(f"{path.resolve()}|")}
-        hashes[key] = sha256_file(path)
-        with contextlib.suppress(OSError, LiquidError):  # a store that cannot be written to is read again next time
-            write_state("hashes.json", hashes)
-    return hashes[key]
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -1,40 +1,36 @@
-"""Fetching from the hub: plan (what, how big, is there room), then run (resume, check, hand to the hub's cache).
+"""Fetching from the hub: plan (what of which commit, how big, is there room), then run (fetch, check, link).
 
-Thin over huggingface_hub, which keeps the layout, the tokens and the transport. Added here is what it lacks: a
-download that goes on where it stopped, and a hash that is checked. Does not know aliases or the default model.
+One commit per pull: everything is asked for by it. Several files come at once; processes that want the same file share
+one download; what lies there already is believed after its hash. Does not know aliases or the default model.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ..errors import IntegrityError, NetworkError, NotFoundError, UsageError
-from ..files import check_space, sha256_file
+from ..files import check_space
+from . import cache
+from .cache import Partial, RemoteFile
 from .choose import choose
-from .home import disk_set_by, hub_cache
+from .download import Source, fetch, patiently
+from .home import disk_set_by, hub_cache, know_sha256, known_sha256
 from .refs import Reference, parse_ref
-from .transport import Progress, fetch_into, hub_errors, within
+from .together import together
+from .transport import Progress, hub_errors, request_headers, token_for, within
 
 _METADATA_LIMIT_S = 20.0
 _HTTP_LIMIT_BYTES = 50_000_000_000  # above, the hub serves files through Xet alone
-_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's sha1 of a small file, sha256 of a large one
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHECKPOINT_TEXTS = ("*.json", "*.model", "*.jinja", "*.txt")
 _CHECKPOINT_WEIGHTS = ("model*.safetensors", "*.safetensors")  # the first that matches anything
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    path: str
-    size_bytes: int
-    etag: str
-
-    @property
-    def sha256(self) -> str | None:
-        return self.etag if len(self.etag) == 64 else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,11 @@ class PullPlan:
     commit: str
     files: tuple[RemoteFile, ...]
     missing_bytes: int
+
+    @property
+    def distinct(self) -> list[RemoteFile]:
+        """One file of each content."""
+        return list({file.etag: file for file in self.files}.values())
 
     def as_json(self) -> dict:
         return {
@@ -70,7 +71,12 @@ def run(plan: PullPlan, progress: Progress | None = None) -> list[Path]:
     with disk_set_by("HF_HOME"), hub_errors(plan.repo_id):
         if plan.missing_bytes:
             check_space(_existing(hub_cache()), plan.missing_bytes)
-        return [_fetch(plan, file, progress) for file in plan.files]
+        absent = [file for file in plan.distinct if not _is_right(_blob(plan, file), file)]
+        jobs = [functools.partial(_bring, plan, file) for file in absent]
+        if jobs:
+            what = f"{plan.repo_id} ({len(jobs)} files)"
+            together(jobs, sum(file.size_bytes for file in absent), what, progress)
+        return [cache.link(plan.repo_id, plan.revision, plan.commit, file) for file in plan.files]
 
 
 def pull_snapshot(
@@ -104,88 +110,91 @@ def _checkpoint(repo_id: str, files: dict[str, RemoteFile]) -> list[RemoteFile]:
 
 def _repository(repo_id: str, revision: str, limit_s: float) -> tuple[str, str, dict[str, RemoteFile]]:
     """(repo_id, commit, files by path) in one request."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()
+    token = token_for(constants.ENDPOINT)
+
+    def ask() -> Any:
+        return HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=limit_s, token=token)
+
     with hub_errors(repo_id):
-        info = within(
-            limit_s,
-            "the hub",
-            lambda: HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=limit_s),
-        )
+        info = within(limit_s, "the hub", lambda: patiently(ask, limit_s / 2))
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise NetworkError(f"the hub's answer about {repo_id} names no commit", hint="is HF_ENDPOINT a hub?")
     files = {}
     for entry in info.siblings or []:
         etag = entry.lfs.sha256 if entry.lfs else entry.blob_id
         if etag is None or not _ETAG.fullmatch(etag) or entry.size is None:
             raise NetworkError(f"the hub's answer about {repo_id} lacks the size or the hash of {entry.rfilename}")
         files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, etag)
-    return repo_id, info.sha or revision, files
+    return repo_id, str(info.sha), files
 
 
 def _plan(repo_id: str, revision: str, commit: str, files: list[RemoteFile]) -> PullPlan:
-    blobs = _blobs(repo_id)
-    missing = {file.etag: file for file in files if not (blobs / file.etag).exists()}.values()
-    missing_bytes = sum(max(0, file.size_bytes - _size(_part(blobs, file))) for file in missing)
-    return PullPlan(repo_id, revision, commit, tuple(files), missing_bytes)
+    for file in files:
+        cache.check_inside(repo_id, file.path)
+    plan = PullPlan(repo_id, revision, commit, tuple(files), 0)
+    missing = [file for file in plan.distinct if _size(_blob(plan, file)) != file.size_bytes]
+    parts = {file.etag: _size(cache.part_of(cache.blobs(repo_id), file.etag)) for file in missing}
+    return replace(plan, missing_bytes=sum(max(0, file.size_bytes - parts[file.etag]) for file in missing))
 
 
-def _fetch(plan: PullPlan, file: RemoteFile, progress: Progress | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    blob = _blobs(plan.repo_id) / file.etag
-    by_hub = not blob.exists() and file.size_bytes > _HTTP_LIMIT_BYTES
-    if not blob.exists() and not by_hub:
-        _download_once(plan, file, blob, progress)
-    linked = Path(hf_hub_download(plan.repo_id, file.path, revision=plan.revision))
-    is_named = linked.is_symlink() and linked.readlink().name == file.etag
-    if (by_hub or not is_named) and _digest(linked, file) != file.etag:
-        raise IntegrityError(f"{file.path} of {plan.repo_id} is not what the hub names", hint="run the command again")
-    return linked
+def _blob(plan: PullPlan, file: RemoteFile) -> Path:
+    return cache.blobs(plan.repo_id) / file.etag
 
 
-def _download_once(plan: PullPlan, file: RemoteFile, blob: Path, progress: Progress | None) -> None:
-    """Under the hub library's own lock for this blob."""
-    from huggingface_hub.utils import WeakFileLock
+def _bring(plan: PullPlan, file: RemoteFile, progress: Progress, stop: threading.Event) -> None:
+    """The blob of a file, unless another process brings it first."""
+    blob = _blob(plan, file)
+    part = cache.part_of(blob.parent, file.etag)
+    blob.parent.mkdir(parents=True, exist_ok=True)
 
-    lock = hub_cache() / ".locks" / blob.parent.parent.name / f"{file.etag}.lock"
-    for folder in (blob.parent, lock.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if not blob.exists():
-            _download(plan, file, blob, progress)
+    def watch() -> None:
+        progress(_size(part), file.size_bytes, f"{file.path} (another process fetches it)")
+
+    with cache.sole_writer(cache.blob_lock(plan.repo_id, file.etag), watch):
+        if _is_right(blob, file):
+            return
+        blob.unlink(missing_ok=True)
+        if file.size_bytes > _HTTP_LIMIT_BYTES:
+            _by_the_library(plan, file)
+        else:
+            _download(plan, file, part, progress, stop)
+            part.replace(blob)
+            know_sha256(blob, file.sha256)
+    cache.forget_partial(file.etag)
 
 
-def _download(plan: PullPlan, file: RemoteFile, blob: Path, progress: Progress | None) -> None:
-    """Into `<etag>.incomplete` (the hub's own name for it), from where an earlier try stopped; checked, renamed."""
+def _is_right(blob: Path, file: RemoteFile) -> bool:
+    """Is it stored with the bytes it is named by? Read once, and again when size or time change."""
+    if _size(blob) != file.size_bytes or not blob.exists():
+        return False
+    return (known_sha256(blob) if file.sha256 else cache.digest_of(blob, file)) == file.etag
+
+
+def _download(plan: PullPlan, file: RemoteFile, part: Path, progress: Progress, stop: threading.Event) -> None:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
 
-    part = _part(blob.parent, file)
+    cache.remember_partial(Partial(plan.repo_id, file.path, file.size_bytes, file.etag))
     url = hf_hub_url(plan.repo_id, file.path, revision=plan.commit)
-    fetch_into(part, url, file.size_bytes, file.path, build_hf_headers(), progress)
-    if _digest(part, file) != file.etag:
+    source = Source(url, file.path, file.size_bytes, request_headers(url))
+    if fetch(part, source, progress, digest=file.digest, stop=stop) != file.etag:
         part.unlink()
+        cache.forget_partial(file.etag)
         raise IntegrityError(
             f"{file.path} of {plan.repo_id} arrived with another hash than the hub names; it was thrown away",
             hint="run the command again",
         )
-    part.replace(blob)
 
 
-def _digest(path: Path, file: RemoteFile) -> str:
-    if file.sha256:
-        return sha256_file(path)
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # ref: git hash-object
+def _by_the_library(plan: PullPlan, file: RemoteFile) -> None:
+    from huggingface_hub import constants, hf_hub_download
 
-
-def _blobs(repo_id: str) -> Path:
-    return hub_cache() / f"models--{repo_id.replace('/', '--')}" / "blobs"
-
-
-def _part(blobs: Path, file: RemoteFile) -> Path:
-    return blobs / f"{file.etag}.incomplete"
+    path = hf_hub_download(plan.repo_id, file.path, revision=plan.commit, token=token_for(constants.ENDPOINT))
+    if cache.digest_of(Path(path), file) != file.etag:
+        raise IntegrityError(f"{file.path} of {plan.repo_id} is not what the hub names", hint="run the command again")
 
 
 def _size(path: Path) -> int:

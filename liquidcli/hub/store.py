@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..errors import NotFoundError, UsageError
 from .choose import model_files, quant_tag, shards
-from .home import hub_cache, liquid_home, read_state, write_state
+from .home import hub_cache, liquid_home, read_state, update_state
 from .refs import Reference
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,12 +65,13 @@ def sha256_by_name(path: Path) -> str | None:
 
 
 def remember_sha256(path: Path, sha256: str) -> None:
-    write_state("sha256.json", {**read_state("sha256.json"), path.name: sha256})
+    update_state("sha256.json", lambda known: {**known, path.name: sha256})
 
 
 def remember_origin(target: Path, base: Path, pack: Path) -> None:
     """What a combined file was made of, for people and for `prune`."""
-    write_state("combined.json", {**origins(), target.name: {"base": str(base), "pack": str(pack)}})
+    origin = {"base": str(base), "pack": str(pack)}
+    update_state("combined.json", lambda known: {**known, target.name: origin})
 
 
 def origins() -> dict[str, dict[str, str]]:
@@ -91,15 +92,13 @@ def aliases() -> dict[str, str]:
 def set_alias(name: str, target: str) -> None:
     if not _ALIAS.fullmatch(name) or name.endswith(".gguf"):
         raise UsageError(f"{name!r} cannot be an alias: letters, digits, dot, dash and underscore were expected")
-    write_state("aliases.json", {**aliases(), name: target})
+    update_state("aliases.json", lambda known: {**known, name: target})
 
 
 def remove_alias(name: str) -> None:
-    left = aliases()
-    if name not in left:
+    if name not in aliases():
         raise NotFoundError(f"there is no alias {name}", hint="liquid list shows what there is")
-    del left[name]
-    write_state("aliases.json", left)
+    update_state("aliases.json", lambda known: {alias: known[alias] for alias in known if alias != name})
 
 
 def known_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Bytes over the wire by the hub library's client: resumed, limited in time, its failures as our exceptions.
+"""Talking to the hub by its library's client: limited in time, who may see the token, failures as our exceptions.
 
 Knows HTTP codes and the library's exceptions. Does not know what is fetched nor where it belongs.
 """
@@ -8,20 +8,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from ..errors import DiskSpaceError, LiquidError, NetworkError, NotFoundError, UsageError
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int, str], None]
 
-_STEP_BYTES = 1 << 18  # what is lost at most when a download breaks off; the library would hold back 10 MiB
-_AGAIN = "run the same command again: it goes on where it stopped"
+TRUST = "LIQUID_TRUSTED_ENDPOINT"  # a mirror, an address as in HF_ENDPOINT, that may see the token
+AGAIN = "run the same command again: it goes on where it stopped"
 _ONLINE = "is this machine online? --offline uses what is already here"
-_LOGIN = "accept its terms on its page if it has any, then run: hf auth login (or set HF_TOKEN)"
+_LOGIN = "run: hf auth login (or set HF_TOKEN)"
+_HUB_HOSTS = ("huggingface.co", "hf.co")
+_PASSING_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)
+_PASSING = {"TimeoutException", "NetworkError", "RemoteProtocolError"}  # of the library's HTTP client, by any version
 
 
 def within(seconds: float, what: str, work: Callable[[], Result]) -> Result:
@@ -44,39 +48,48 @@ def within(seconds: float, what: str, work: Callable[[], Result]) -> Result:
     return outcome["result"]
 
 
-def fetch_into(
-    part: Path, url: str, size_bytes: int | None, what: str, headers: dict[str, str], progress: Progress | None
-) -> None:
-    """Append to `part` what is missing of `url`; on any failure what came stays, for the next try."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import disable_progress_bars, logging
-
-    constants.DOWNLOAD_CHUNK_SIZE = _STEP_BYTES
-    disable_progress_bars()
-    logging.set_verbosity_error()
-    if size_bytes is not None and part.exists() and part.stat().st_size > size_bytes:
-        part.unlink()
-    with part.open("ab") as handle:
-        counted = _Counted(handle, lambda done: progress and progress(done, size_bytes or done, what))
-        http_get(url, cast(BinaryIO, counted), resume_size=handle.tell(), headers=headers, expected_size=size_bytes)
-        handle.flush()
-        os.fsync(handle.fileno())
+def is_passing(error: BaseException) -> bool:
+    """Could the same request succeed in a moment?"""
+    response = getattr(error, "response", None)
+    if isinstance(error, LiquidError):
+        return False
+    if response is not None:
+        return response.status_code in _PASSING_STATUS
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return False
+    return isinstance(error, ConnectionError) or bool({kind.__name__ for kind in type(error).__mro__} & _PASSING)
 
 
-class _Counted:
-    """A file that tells how far it got."""
+def wait_asked_for(error: BaseException) -> float:
+    """Retry-After in seconds; 0 where nobody asks for it."""
+    response = getattr(error, "response", None)
+    return 0.0 if response is None else _retry_after_s(response)
 
-    def __init__(self, handle: BinaryIO, tell: Callable[[int], object]) -> None:
-        self._handle, self._tell = handle, tell
 
-    def write(self, chunk: bytes) -> int:
-        written = self._handle.write(chunk)
-        self._tell(self._handle.tell())
-        return written
+def _retry_after_s(response: Any) -> float:
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if value.isdecimal() else 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handle, name)
+
+def request_headers(url: str) -> dict[str, str]:
+    """The hub library's headers; the token only for the hub itself and a mirror that was named as trusted."""
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(token=token_for(url))
+
+
+def token_for(url: str) -> bool | None:
+    """What the hub library takes for `token`: None where it may send the one it knows, False where it must not."""
+    host = urlsplit(url).hostname or ""
+    if urlsplit(url).scheme == "https" and (host in _HUB_HOSTS or host.endswith(".huggingface.co")):
+        return None
+    trusted = os.environ.get(TRUST, "")
+    return None if trusted and _origin(trusted) == _origin(url) else False
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 @contextlib.contextmanager
@@ -89,34 +102,57 @@ def hub_errors(what: str) -> Iterator[None]:
     except LiquidError:
         raise
     except errors.OfflineModeIsEnabled as error:
-        raise NetworkError(f"{what} is not on this machine and HF_HUB_OFFLINE is set") from error
+        raise NetworkError(f"{what} is not on this machine and HF_HUB_OFFLINE is set", hint="unset it") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{what} cannot be the name of a repository") from error
     except errors.HfHubHTTPError as error:
-        raise refused(what, error.response.status_code) from error
+        raise refused(what, error.response) from error
     except errors.LocalEntryNotFoundError as error:
-        raise NetworkError(f"the connection broke while {what} was fetched", hint=_AGAIN) from error
+        raise NetworkError(f"the connection broke while {what} was fetched", hint=AGAIN) from error
     except (errors.HTTPError, OSError) as error:
         raise _broken(what, error) from error
 
 
-def refused(what: str, status: int) -> LiquidError:
+def refused(what: str, response: Any) -> LiquidError:
     """An HTTP status, in words."""
-    if status in (401, 403, 407):
-        return NetworkError(f"access to {what} was refused ({status}): it is private, gated or misspelled", hint=_LOGIN)
+    status = response.status_code
+    if status in (401, 403):
+        return NetworkError(f"access to {what} was refused ({status}): {_why(response)}", hint=_login(what, response))
+    if status == 407:
+        return NetworkError(f"the proxy refused to ask for {what} (407)", hint="put its password into HTTPS_PROXY")
     if status in (404, 410):
         return NotFoundError(f"there is no {what} there ({status})", hint="check the spelling of its owner and name")
     if status == 429:
-        return NetworkError(f"too many requests (429) while asking for {what}", hint="wait a minute and run it again")
+        hint = f"wait {_retry_after_s(response) or 60:.0f} seconds and run it again; hf auth login raises the limit"
+        return NetworkError(f"too many requests (429) while asking for {what}", hint=hint)
     return NetworkError(f"the other side failed ({status}) while asked for {what}", hint="run the command again later")
+
+
+def _why(response: Any) -> str:
+    if response.headers.get("x-error-code") == "GatedRepo":
+        return "it is gated"
+    return "it is private, gated or misspelled"
+
+
+def _login(what: str, response: Any) -> str:
+    from huggingface_hub import constants, get_token
+
+    url = str(response.request.url)
+    if get_token() and token_for(url) is False and url.startswith(constants.ENDPOINT):
+        return f"your token goes to huggingface.co alone; if {constants.ENDPOINT} is yours, set {TRUST} to it"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", what):
+        return f"accept its terms on https://huggingface.co/{what} if it has any, then {_LOGIN}"
+    return f"accept its terms on its page if it has any, then {_LOGIN}"
 
 
 def _broken(what: str, error: Exception) -> LiquidError:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return DiskSpaceError(f"the disk became full while {what} was fetched; the part that came is kept")
+        return DiskSpaceError(
+            f"the disk became full while {what} was fetched; the part that came is kept", hint="liquid prune"
+        )
     if number and not isinstance(error, ConnectionError):
         return LiquidError(f"{what} could not be kept: {error}")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return NetworkError(f"the connection ended before {what} was whole", hint=_AGAIN)
+        return NetworkError(f"the connection ended before {what} was whole", hint=AGAIN)
     return NetworkError(f"{what} could not be fetched: {str(error) or type(error).__name__}", hint=_ONLINE)

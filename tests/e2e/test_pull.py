@@ -151,12 +151,19 @@ def test_no_hub_at_all(liquid: Liquid) -> None:
     failed(liquid("pull", REPO, HF_HUB_OFFLINE="1"), 4, "HF_HUB_OFFLINE")
 
 
-def test_the_token_goes_to_the_hub_and_not_to_an_address(liquid: Liquid, hub: FakeHub) -> None:
+def test_the_token_goes_neither_to_a_mirror_nor_to_an_address(liquid: Liquid, hub: FakeHub) -> None:
     hub.repos["plain"] = {"some/model.gguf": MODEL}
     assert liquid("pull", REPO, HF_TOKEN="hf_secret").returncode == 0
-    assert "Bearer hf_secret" in hub.tokens
+    assert hub.tokens and set(hub.tokens) == {None}
+    hub.status = 401
+    failed(liquid("pull", REPO, HF_TOKEN="hf_secret"), 4, f"{hub.url} is yours, set LIQUID_TRUSTED_ENDPOINT")
+    hub.status = 0
     hub.tokens.clear()
-    result = liquid("pull", f"{hub.url}/plain/some/model.gguf", HF_TOKEN="hf_secret")
+    own = {"HF_TOKEN": "hf_secret", "LIQUID_TRUSTED_ENDPOINT": hub.url}
+    assert liquid("pull", f"{REPO}:Q8_0", **own).returncode == 0
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+    hub.tokens.clear()
+    result = liquid("pull", f"{hub.url}/plain/some/model.gguf", **own)
     assert Path(result.stdout.strip()) == liquid.home / "liquid/models/model.gguf"
     assert set(hub.tokens) == {None}
 

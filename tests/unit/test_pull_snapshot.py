@@ -42,7 +42,9 @@ def test_texts_and_safetensors_and_nothing_that_could_run(hub: FakeHub) -> None:
     steps: list[tuple[int, int, str]] = []
     folder = pull_snapshot(REPO, progress=lambda *step: steps.append(step))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**TEXTS, **WEIGHTS}
-    assert folder.name == COMMIT and {what for _, _, what in steps} == {*TEXTS, *WEIGHTS}
+    assert folder.name == COMMIT and {what for _, _, what in steps} == {f"{REPO} (6 files)"}
+    done, total, _ = steps[-1]
+    assert done == total == sum(map(len, {**TEXTS, **WEIGHTS}.values()))
     hub.asked.clear()
     assert pull_snapshot(f"hf.co/{REPO}") == folder and hub.gets() == []
 
@@ -70,7 +72,7 @@ def test_small_and_large_files_are_both_checked(hub: FakeHub, flip_at: int) -> N
     hub.flip_at = flip_at
     with pytest.raises(IntegrityError, match="another hash"):
         pull_snapshot(REPO)
-    assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("blobs/*") if path.is_file()]
+    assert {path.suffix for path in Path(constants.HF_HUB_CACHE).rglob("blobs/*")} <= {".incomplete"}
 
 
 def test_what_is_no_checkpoint(hub: FakeHub) -> None:
