@@ -6,6 +6,7 @@ how gates are trained.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,9 +115,20 @@ class Judge:
 CALIBRATION_TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995)
 
 
+WIDEST_GAP = 0.015  # between the shares of two neighbours, where more thresholds can narrow it
+MOST_MORE = 16
+
+
 def calibrate(judge: Judge, gates: Gates, taus: tuple[float, ...] = CALIBRATION_TAUS) -> list[tuple[float, float]]:
-    """(threshold, executed share) pairs; shares are made to fall, as a higher threshold never runs more in the mean."""
-    pairs = [(tau, judge.executed(gates, math.log(tau / (1 - tau)))) for tau in taus]
-    for i in range(1, len(pairs)):
-        pairs[i] = (pairs[i][0], min(pairs[i][1], pairs[i - 1][1]))
-    return pairs
+    """(threshold, executed share) pairs, denser where the share falls fast; shares are made to fall, as a higher
+    threshold never runs more in the mean."""
+    points = [(z, judge.executed(gates, z)) for z in (math.log(tau / (1 - tau)) for tau in taus)]
+    for _ in range(MOST_MORE):
+        gaps = [(a[1] - b[1], i) for i, (a, b) in enumerate(itertools.pairwise(points)) if b[0] - a[0] > 0.01]
+        if not gaps or max(gaps)[0] < WIDEST_GAP:
+            break
+        at = max(gaps)[1]
+        z = (points[at][0] + points[at + 1][0]) / 2
+        points.insert(at + 1, (z, judge.executed(gates, z)))
+    falling = itertools.accumulate((share for _, share in points), min)
+    return [(1 / (1 + math.exp(-z)), share) for (z, _), share in zip(points, falling, strict=True)]

@@ -103,7 +103,7 @@ class Trace:
 
     def executed(self, mask: Tensor, n_layer: int) -> float:
         """Mean executed share of all layers over the tokens of `mask`."""
-        return 1.0 - float(self.skipped(mask)) / (float(mask.sum()) * n_layer)
+        return 1.0 - float(self.skipped(mask).detach()) / (float(mask.sum()) * n_layer)
 
 
 class HardStep(torch.autograd.Function):

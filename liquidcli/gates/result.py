@@ -51,9 +51,10 @@ def read_gates(path: Path, network: Network) -> Gates:
     pack = read_pack(path)
     places, lora = list(pack.depth.layout.gates()), bool(pack.lora)
     adapted = [f"blk.{place.layer}.depth_skip_gate.weight" for place in places if place.may_adapt]
+    adapted = adapted if any(name in pack.tensors for name in adapted) else []
     plain = all(name in pack.tensors for name in adapted) and not any(place.is_exit for place in places)
     if pack.depth.gate_kind != "linear" or not plain or lora:
-        raise UsageError(f"{path}: only linear gates with adapters and without low-rank updates can be trained on")
+        raise UsageError(f"{path}: training goes on from linear gates with adapters and without low-rank updates")
     if pack.base.embedding_length != network.shape.n_embd or pack.base.block_count != network.shape.n_layer:
         raise UsageError(f"{path} was made for another base")
     adapter_size = len(pack.tensors[adapted[0]]) if adapted else 0
@@ -65,7 +66,7 @@ def read_gates(path: Path, network: Network) -> Gates:
             has_bias = f"blk.{place.layer}.{place.stem}.bias" in pack.tensors
             gates.weight[i] = get(f"{place.stem}.weight")
             gates.bias[i] = (get(f"{place.stem}.bias")[0] if has_bias else 0.0) - shift
-            for name in _TENSORS if place.may_adapt else ():
+            for name in _TENSORS if place.may_adapt and adapter_size else ():
                 getattr(gates, name)[i] = get(f"depth_{name}.weight").T
     return gates
 

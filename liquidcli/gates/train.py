@@ -55,7 +55,8 @@ class Run:
         o.check()
         self.sources = [Source.parse(text) for text in o.data]
         torch.set_num_threads(o.threads or 2)
-        torch.set_default_device(_device(o.device))
+        if _device(o.device) != "cpu":
+            torch.set_default_device(_device(o.device))
         self.vocab = Vocabulary(self.base_path)
         self.base = load_base(self.base_path)
         self.network = Network(self.base, o.always_run_tokens, o.n_ctx, o.kv)
@@ -180,6 +181,9 @@ def tune(run: Run, *, save_every: int = 10) -> None:
     """Stage `tune`: end to end, row by row; the state is saved every few steps."""
     o, path = run.options, run.state / "tune.pt"
     gates, _ = load_local(run)
+    adapts = gates.skip_gate.shape[2] and bool(gates.may_adapt.any())
+    if not (adapts or o.gate_lr or o.rank):
+        return  # nothing is trained here
     n_steps = -(-o.tune_tokens // o.n_ctx)
     gates.add_updates(run.base, o.rank, o.seed)
     tuner = Tuner(run.network, gates, o.lr, o.gate_lr, o.target, seed=o.seed + 2)
@@ -238,6 +242,7 @@ def write_result(run: Run, out: Path) -> dict[str, Any]:
         "options": options | {"init": Path(o.init).name},
         "base": {"file": run.base_path.name},
         "gates": gates.layers,
+        "places": [{"layer": place.layer, "span": place.span, "scope": place.scope} for place in gates.places],
         "threshold": 0.5,
         **found,
         "local": load_local(run)[1],

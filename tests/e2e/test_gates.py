@@ -52,7 +52,7 @@ def test_a_pack_for_another_base_is_one_sentence_and_exit_code_6(liquid, tmp_pat
     (("show", "base.gguf"), 3, "no depth gates"),
     (("train", "base.gguf", "-o", "p.gguf", "--target", "75"), 2, "a share like 75%"),
     (("train", "base.gguf", "-o", "p.gguf", "--layers", "9-4"), 2, "--layers"),
-    (("train", "base.gguf", "-o", "p.gguf", "--kv", "drop"), 2, "--kv"),
+    (("train", "base.gguf", "-o", "p.gguf", "--kv", "keep"), 2, "--kv"),
     (("train", "base.gguf", "-o", "p.gguf", "--data", "none.txt"), 3, "none.txt"),
 ], ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else None)  # fmt: skip
 def test_failures_are_one_sentence(liquid, tmp_path, pack, words, code, said):
