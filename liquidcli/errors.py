@@ -33,6 +33,10 @@ class UsageError(LiquidError):
     exit_code = 2
 
 
+class PromptTooLong(UsageError):
+    """What was said does not fit into the context."""
+
+
 class NotFoundError(LiquidError):
     """A model, a file or a tensor that was named is not there."""
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Engine
+from ..errors import LiquidError
+from .engine import Engine, common_length
 from .events import Event, Likelihood, Summary
 from .prompt import PromptTokenizer
 from .sampling import SamplingParams
@@ -68,6 +69,7 @@ class Conversation:
         self.turns: list[Message] = []
         self.last = Reply()
         self._tokenizer = PromptTokenizer(engine.model, self.format.source)
+        self._taken_back = False  # turns, since the last reply
         self._known: list[tuple[str, list[int]]] = []  # rendered texts and their tokens, as the model read or said them
 
     @property
@@ -100,11 +102,24 @@ class Conversation:
         while self.turns:
             message = self.turns.pop()
             if message["role"] == "user":
+                self._taken_back = True
                 return message["content"]
         return None
 
+    def n_used(self) -> int:
+        """Tokens of the memory that belong to the turns there are; those taken back stay until they are overwritten."""
+        held = self.engine.held()
+        if not self._taken_back or not held:
+            return len(held)
+        try:
+            rendered = self.format.render(self._tokenizer.guarded(self.messages()), add_generation_prompt=False)
+        except LiquidError:  # a template may refuse such turns
+            return len(held)
+        return common_length(held, self._continued(rendered) or self._tokenizer.tokens(rendered)) if self.turns else 0
+
     def clear(self) -> None:
         self.turns.clear()
+        self._taken_back = False
         self.last = Reply()
         self._known = []
 
@@ -146,7 +161,8 @@ class Conversation:
 
     def _reply(self, before: list[Message]) -> Generator[Event]:
         """`before`: the turns as they are again where nothing is said."""
-        self.last = reply = Reply()
+        self.last, self._taken_back = Reply(), False
+        reply = self.last
         try:
             tokens = reply.prompt = self.prompt_tokens()
             settings = self.settings

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..errors import Interrupted, UsageError
+from ..errors import Interrupted, PromptTooLong, UsageError
 from ..gguf_file import check_loadable, open_gguf
 from ..llama import depth as native
 from ..llama import library
@@ -286,7 +286,7 @@ class Engine:
         if len(tokens) >= self.context.n_ctx:
             most, wanted = self.model.n_ctx_train, 1 << (len(tokens) + 256).bit_length()
             larger = f"a larger context: -c {min(wanted, most)}, or a shorter prompt"
-            raise UsageError(
+            raise PromptTooLong(
                 f"the prompt has {len(tokens)} tokens and the context holds {self.context.n_ctx}, the answer included",
                 hint=larger if len(tokens) < most else f"the model was trained on {most} tokens; a shorter prompt",
             )
@@ -299,7 +299,7 @@ class Engine:
         if held is None:
             self.clear()
             return 0
-        n = _common(held, tokens[:-1])
+        n = common_length(held, tokens[:-1])
         if n == len(held):
             return n
         low = self.context.seq_range(0)[0]
@@ -355,5 +355,5 @@ def _wanted(logits: str | Sequence[bool], n: int) -> np.ndarray:  # [n] int8
     return marks
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

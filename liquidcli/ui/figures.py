@@ -26,7 +26,7 @@ def answer_status(conversation: Conversation) -> str:
     """What stands below the prompt: depth, the last answer's layers and speed, how full the context is."""
     engine, reply = conversation.engine, conversation.last
     summary = reply.summary
-    used, n_ctx = len(engine.held()), engine.info.n_ctx
+    used, n_ctx = conversation.n_used(), engine.info.n_ctx
     parts = [f"depth {engine.policy}"]
     if summary and summary.completion_tokens:
         t = summary.timings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import Interrupted, LiquidError
+from ..errors import Interrupted, LiquidError, PromptTooLong
 from ..runtime.chat import Conversation
 from ..runtime.engine import Engine
 from ..runtime.events import Event
@@ -81,6 +81,8 @@ class Repl:
         except Interrupted:
             raise
         except LiquidError as error:
+            if isinstance(error, PromptTooLong):
+                error.hint = "/clear or /undo makes room, -c N at the start a larger context"
             out.error(error)
             self.failure = self.failure or error
 
@@ -121,7 +123,7 @@ class Repl:
 
     def _watch_context(self, reason: str) -> None:
         n_ctx = self.engine.info.n_ctx
-        used = len(self.engine.held()) / n_ctx
+        used = self.conversation.n_used() / n_ctx
         if reason == "context":
             out.warn(f"the context of {n_ctx} tokens is full, the answer stops here: /clear or /undo makes room")
         for mark in _NEARLY_FULL:

@@ -92,7 +92,7 @@ def _stats(repl: Repl, _rest: str) -> None:
         out.data(line)
     answers = "1 answer" if repl.n_answers == 1 else f"{repl.n_answers} answers"
     out.data(f"so far   {answers}, {depth_text(repl.engine.depth_stats(), policy)}")
-    out.data(f"context  {len(repl.engine.held())} of {repl.engine.info.n_ctx} tokens")
+    out.data(f"context  {repl.conversation.n_used()} of {repl.engine.info.n_ctx} tokens")
 
 
 COMMANDS: dict[str, Command] = {

@@ -90,7 +90,7 @@ def _text(path: Path) -> str:
 
 
 def context(repl: Repl, _rest: str) -> None:
-    used, n_ctx = len(repl.engine.held()), repl.engine.info.n_ctx
+    used, n_ctx = repl.conversation.n_used(), repl.engine.info.n_ctx
     filled = round(_METER_COLUMNS * used / n_ctx)
     out.data(f"[{'#' * filled}{'.' * (_METER_COLUMNS - filled)}] {used} of {n_ctx} tokens, {used / n_ctx:.0%}")
     out.data(f"{len(repl.conversation.turns)} messages{', a system prompt' if repl.conversation.system else ''}")

@@ -82,10 +82,12 @@ def test_turns_are_taken_back_with_their_answers(chat: Conversation) -> None:
     before = ask(chat, "two")
     assert chat.undo() == "two"
     assert len(chat.turns) == 2 and chat.turns[0]["content"] == "one"
+    assert 0 < chat.n_used() < before.summary.prompt_tokens < len(chat.engine.held()), "the memory waits"
     again = ask(chat, "two")
     assert again.tokens == before.tokens
     assert again.summary.timings.prompt_n == 1
     chat.undo()
+    assert chat.n_used() > 0
     n_first = before.summary.timings.cache_n
     assert ask(chat, "three").summary.timings.cache_n >= n_first
 

@@ -72,6 +72,9 @@ class FakeConversation:
     def question(self) -> str | None:
         return self.turns[-1] if self.turns else None
 
+    def n_used(self) -> int:
+        return len(self.engine.held())
+
     def undo(self) -> str | None:
         return self.turns.pop() if self.turns else None
 
