@@ -26,6 +26,7 @@ KEPT_STATE_BYTES = 4 << 30
 KEPT_UNNAMED = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_BYTES = 1 << 28
+_ABANDONED_S = 3600.0  # no state takes that long to write
 _MOST_CTX = 1 << 31
 _LATEST_S = 1e11  # the year 5138: a calendar has no names for what comes much later
 
@@ -119,7 +120,10 @@ class Sessions:
             self.text_path(old).replace(self.text_path(new))
 
     def prune(self) -> None:
-        """Keep the last states, as many as fit, and the last unnamed texts."""
+        """Keep the last states, as many as fit, and the last unnamed texts; what a killed chat was writing goes."""
+        for path in self._folder.glob(".*.part"):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)
         used = 0
         for n, path in enumerate(sorted(self._folder.glob("*.state"), key=_changed_ns, reverse=True)):
             used += path.stat().st_size

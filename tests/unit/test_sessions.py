@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,6 +244,14 @@ def test_a_session_of_turns_that_were_all_taken_back_is_gone(sessions: Sessions)
         undone.conversation.turns.clear()
         undone.suspend()
     assert sessions.names() == ["kept"]
+
+
+def test_what_a_killed_chat_was_writing_goes_once_it_is_old(sessions: Sessions) -> None:
+    for name, age_s in ((".a.state.x.part", 7200), (".b.state.y.part", 0)):
+        (sessions.text_path("a").parent / name).touch()
+        os.utime(sessions.text_path("a").parent / name, (time.time() - age_s,) * 2)
+    sessions.prune()
+    assert [path.name for path in sessions.text_path("a").parent.glob(".*.part")] == [".b.state.y.part"]
 
 
 def test_leaving_never_fails(sessions: Sessions, monkeypatch) -> None:
