@@ -6,7 +6,7 @@ Knows /proc, control groups and sysconf, and the sizes of KV caches. An estimate
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ _CACHE_BITS = {  # bits per cached number, scales included
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
     "iq4_nl": 4.5,
 }  # fmt: skip
+_PROGRAM_BYTES = 60 << 20  # measured on Linux, as are those of a token
+_BYTES_PER_TOKEN = 640
+_REPACKED = ("Q4_0", "IQ4_NL", "MXFP4", "Q4_K", "Q2_K")  # x86; other processors repack other types too
 _CPU = Path("/sys/devices/system/cpu")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -84,6 +87,16 @@ def memory_need(
         for heads in _kv_heads(metadata, arch, n_head)
     )  # fmt: skip
     return MemoryNeed(weights_bytes, int(kv_share * n_ctx * bits / 8), compute)
+
+
+def program_bytes(metadata: Mapping[str, Any]) -> int:
+    """What a process that answers takes beside the model: interpreter, libraries, vocabulary."""
+    return _PROGRAM_BYTES + _BYTES_PER_TOKEN * len(metadata.get("tokenizer.ggml.tokens", ()))
+
+
+def repacked_bytes(tensors: Iterable[tuple[str, str, int]]) -> int:
+    """Of (name, type, bytes): what llama.cpp holds twice on a CPU, as in the file and in another order."""
+    return sum(size for name, kind, size in tensors if kind in _REPACKED and name.startswith("blk."))
 
 
 def check_memory(need: MemoryNeed, n_ctx: int) -> None:

@@ -6,11 +6,14 @@ import hashlib
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 
 from liquidcli.gguf_file import open_gguf
+from tests import random_models
 from tests.command import Liquid, failed
 from tests.quant_models import Shape, make
 
@@ -151,3 +154,20 @@ def test_interrupt(liquid, tmp_path):
     assert (process.returncode, output) == (130, ""), errors
     assert "Traceback" not in errors
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["big-f16.gguf"]
+
+
+def test_what_fit_chooses_stays_within_the_budget_when_it_runs(liquid, tmp_path):
+    """Peak memory of the whole process, its context filled; also of types that are held in memory twice."""
+    shape = replace(random_models.SHAPES["tiny"], n_embd=512, n_ff=2048, n_head=8)
+    source = random_models.write_model(
+        tmp_path / "source.gguf", shape, body=GGMLQuantizationType.F16, head=GGMLQuantizationType.F16
+    )
+    words = [source, "-c", 256]
+    told = {row["type"]: row for row in json.loads(liquid("quantize", *words, "--all", "--json").stdout)}
+    for kind in ("Q2_K", "IQ4_NL", "Q4_0", "Q4_K_M", "Q6_K", "Q8_0"):
+        budget = told[kind]["memory_bytes"]
+        made = json.loads(liquid("quantize", *words, tmp_path / f"{kind}.gguf", "--fit", budget, "--json").stdout)
+        assert told[made["type"]]["memory_bytes"] <= budget
+        bench = ["bench", "-m", made["output"], "-p", 240, "-n", 16, "-r", 1, "-t", 1, "--random", "--json"]
+        peaks = [row["peak_rss_bytes"] for row in json.loads(liquid(*bench).stdout)]
+        assert max(peaks) <= budget, (kind, made["type"])
