@@ -1,4 +1,4 @@
-"""`liquid gates train|apply|show`: make gate packs, join them to a base, look at them."""
+"""`liquid gates train|apply|show|report`: make gate packs, join them to a base, look at them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import is_terminal, out
+from .gates_report import report
 from .options import Json, Quiet, option
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -130,8 +131,8 @@ def train(
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
     tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
-    device: Device = None, init: Init = None, valid_rows: ValidRows = None, balance: Balance = None, state: State = None,
-    resume: Resume = False, json: Json = False, quiet: Quiet = False,
+    device: Device = None, init: Init = None, valid_rows: ValidRows = None, balance: Balance = None,
+    state: State = None, resume: Resume = False, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
 
@@ -221,3 +222,6 @@ def _print_tables(info: Any) -> None:
     if info.depth.calibration_threshold:
         out.data("")
         out.table((">threshold", ">layers run"), [(f"{tau:.3f}", f"{share:.1%}") for tau, share in pairs])
+
+
+gates_app.command()(report)
