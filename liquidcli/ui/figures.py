@@ -68,7 +68,7 @@ def engine_line(engine: Engine) -> str:
     context = f"context {info.n_ctx}"
     if info.n_ctx < info.n_ctx_train:
         context += f" of {info.n_ctx_train} (-c N for more)"
-    return f"{one_line(info.name)}\n{info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
+    return f"{one_line(info.name) or info.path.name}\n{info.n_layer} layers, {gates}, depth {engine.policy}, {context}"
 
 
 def engine_lines(engine: Engine) -> list[str]:
