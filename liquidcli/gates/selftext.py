@@ -122,6 +122,7 @@ def _records(
             if model.words.is_end(token) or len(slot.tokens) - slot.n_prompt >= n_predict:
                 yield {
                     "kind": slot.prompt.kind,
+                    "prompt": slot.prompt.text,
                     "n_prompt": slot.n_prompt,
                     "temperature": slot.temperature,
                     "tokens": slot.tokens,
@@ -153,12 +154,14 @@ def generate(
     A file that already holds enough is left as it is; one that holds less is continued with other prompts. `greedy`:
     answers to chat prompts alone, of the likeliest tokens, as `--temp 0` writes them.
     """
-    done, n_records = _held(out)
+    done, answered = _held(out)
+    n_records = len(answered)
     if done >= n_tokens:
         return done
     model = _Model(base, n_parallel, n_threads)
     asked = prompts(seed + n_records, n_parallel + 2 * n_tokens // MIN_ANSWER)
-    queue = (prompt for prompt in _once(asked) if prompt.is_chat or not greedy)
+    used = set(answered) if greedy else set()
+    queue = (prompt for prompt in _once(asked) if not greedy or (prompt.is_chat and prompt.text not in used))
     temperatures = (0.0,) if greedy else TEMPERATURES
     try:
         with out.open("a") as file:
@@ -175,8 +178,9 @@ def generate(
     return done
 
 
-def _held(path: Path) -> tuple[int, int]:
+def _held(path: Path) -> tuple[int, list[str]]:
+    """Tokens, and what was asked."""
     if not path.exists():
-        return 0, 0
+        return 0, []
     records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return sum(len(record["tokens"]) for record in records), len(records)
+    return sum(len(record["tokens"]) for record in records), [record.get("prompt", "") for record in records]

@@ -5,10 +5,12 @@ The bases are checkpoints of transformers, converted; random gates are pushed to
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +20,8 @@ from liquidcli.gates.apply import apply_pack
 from liquidcli.gates.network import Gates, Network, load_base
 from liquidcli.gates.options import Options
 from liquidcli.gates.result import read_gates, write_gates
+from liquidcli.gates.selftext import generate
+from liquidcli.gates.train import train
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from tests.hf_models import CLOSE, make_config, random_tokens, relative, save_random
@@ -163,3 +167,43 @@ def test_what_the_forward_pass_would_compute_wrongly_is_refused(tmp_path):
     converters.run(converters.plan(save_random(config, tmp_path / "gemma"), outtype="f32"), path)
     with pytest.raises(UsageError, match="gemma3"):
         load_base(path)
+
+
+def test_the_base_writes_its_own_text_greedy_or_sampled(bases, tmp_path):
+    path = tmp_path / "greedy.jsonl"
+    n = generate(bases["llama"], path, 400, greedy=True, n_parallel=3, n_predict=24, n_threads=1)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert n == sum(len(record["tokens"]) for record in records) >= 400
+    assert {record["temperature"] for record in records} == {0.0} and "article" not in {r["kind"] for r in records}
+    with Engine.load(bases["llama"], n_ctx=256, **EXACT) as engine:
+        one = records[0]
+        logits = engine.decode(one["tokens"], logits="all")
+        assert logits[one["n_prompt"] - 1 : -1].argmax(1).tolist() == one["tokens"][one["n_prompt"] :]
+    before = path.read_text()
+    assert generate(bases["llama"], path, 300, greedy=True) == n and path.read_text() == before
+    generate(bases["llama"], path, n + 60, greedy=True, n_parallel=2, n_predict=24, n_threads=1)
+    more = [json.loads(line)["tokens"] for line in path.read_text().removeprefix(before).splitlines()]
+    assert more and not any(tokens in [record["tokens"] for record in records] for tokens in more)
+
+
+def test_one_command_from_a_checkpoint_folder_to_a_pack_that_runs(bases, tmp_path):
+    config = make_config("qwen2", num_hidden_layers=N_LAYER)
+    folder, pack, out = save_random(config, tmp_path / "hf"), tmp_path / "p.gguf", tmp_path / "out.gguf"
+    o = Options(
+        data=("self:1500", "self:800:greedy:share=0.5"), target=0.9, layers=(2, 3), n_gates=2, adapter_size=32,
+        harvest_tokens=600, epochs=2, tune_tokens=1024, threads=1, n_ctx=128, device="cpu",
+    )  # fmt: skip
+    report = train(folder, pack, o)
+    assert report["held_out"]["self"]["executed_fraction"] == pytest.approx(0.9, abs=0.03)
+    converters.run(converters.plan(folder, outtype="f32"), tmp_path / "f32.gguf")
+    apply_pack(tmp_path / "f32.gguf", pack, out)
+    rows = [json.loads(line)["tokens"][:128] for line in (tmp_path / "p.gguf.state/own.jsonl").read_text().splitlines()]
+    with Engine.load(out, n_ctx=128, **EXACT) as engine:
+        engine.set_depth(DepthPolicy.parse("auto"))
+        shares = []
+        for row in rows:
+            engine.clear()
+            engine.reset_stats()
+            engine.decode(row, logits="none")
+            shares.append(engine.depth_stats().executed_fraction)
+    assert np.mean(shares) == pytest.approx(0.9, abs=0.05)
