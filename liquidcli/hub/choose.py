@@ -13,7 +13,8 @@ from ..errors import NotFoundError
 
 _PREFERRED = ("Q4_K_M", "Q8_0")
 _SIDECARS = ("mmproj", "imatrix", "mtp", "eagle3", "dflash", "dspark")
-_SIDECAR = re.compile(rf"(^|[._-])({'|'.join(_SIDECARS)})([._-]|$)", re.IGNORECASE)
+_SIDECAR = re.compile(rf"(^|[._-])({'|'.join(_SIDECARS)})([._-]|$)|(^|[._-])gates\.gguf$", re.IGNORECASE)
+GATE_PACK = re.compile(r"(^|[/._-])gates\.gguf$", re.IGNORECASE)
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 _TYPES = r"(?:UD-)?(?:I?Q\d+(?:_\w+)?|TQ\d_\d|BF16|F16|F32|MXFP4\w*|NVFP4)"
 _TAG = re.compile(rf"(?:^|[._/-])({_TYPES})(?=[.-])", re.IGNORECASE)

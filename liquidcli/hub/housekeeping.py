@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import NotFoundError, UsageError
+from ..errors import LiquidError, NotFoundError, UsageError
 from ..files import sha256_file
-from . import default_model, store
-from .choose import model_files, shards
+from . import cache, default_model, store
+from .choose import model_files, quant_tag, shards
 from .home import hub_cache, known_sha256, liquid_home
 from .refs import parse_ref
 from .store import StoredModel
 
-_STALE_S = 3600.0  # a download nobody wrote to for this long is given up
+_STALE_S = 3600.0  # what no lock protects is given up when nobody wrote to it for this long
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Checked:
         }
 
 
-def find(name: str) -> list[StoredModel]:
+def find(name: str, *, or_none: bool = False) -> list[StoredModel]:
     """Stored models a name means: exactly one, or all of a repository named without a tag."""
     models = store.stored_models()
     name = store.aliases().get(name, name)
@@ -67,13 +67,37 @@ def find(name: str) -> list[StoredModel]:
         is_whole = ref.kind == "hub" and not ref.tag and not ref.file
         spelled = {name, f"{ref.repo_id}:{(ref.tag or '').upper()}", f"{ref.repo_id}/{ref.file}"}
         found = [model for model in models if model.name in spelled or (is_whole and model.repo_id == ref.repo_id)]
-    if found:
+    if found or or_none:
         return found
     if os.path.exists(name):  # noqa: PTH110 - says no to a name that is too long
         raise UsageError(
             f"{name} is a file of yours, not one that was pulled", hint="liquid list shows those that were"
         )
     raise NotFoundError(f"{name} is not stored here", hint="liquid list shows what is")
+
+
+def partials_of(name: str) -> list[cache.Partial]:
+    """Downloads broken off that a repository's name means, or the name of their file in it."""
+    ref = parse_ref(store.aliases().get(name, name))
+    return [
+        partial
+        for partial in cache.partials()
+        if ref.kind == "hub" and partial.repo_id == ref.repo_id
+        if not (ref.tag or ref.file) or ref.file == partial.path or (ref.tag or "").upper() == quant_tag(partial.path)
+    ]
+
+
+def remove_partials(partials: list[cache.Partial]) -> int:
+    """Delete what came of them; the bytes freed."""
+    freed = 0
+    for partial in partials:
+        if cache.is_written_now(cache.blob_lock(partial.repo_id, partial.etag)):
+            said = f"{partial.path} of {partial.repo_id} is being fetched by another process"
+            raise LiquidError(said, hint="stop that one first")
+        freed += partial.part.stat().st_size
+        partial.part.unlink(missing_ok=True)
+        cache.forget_partial(partial.etag)
+    return freed
 
 
 def remove(models: list[StoredModel]) -> int:
@@ -136,14 +160,21 @@ def _verify(name: str, path: Path, progress: Callable[[int, int, str], None] | N
 
 
 def _broken_off() -> Iterator[Garbage]:
+    """Ours are locked while they are written; of other tools' and of unfinished outputs only age can tell."""
+    ours = {partial.part: partial for partial in cache.partials()}
     parts = [
         *hub_cache().glob("models--*/blobs/*.incomplete"),
         *(liquid_home() / "models").glob(".*.incomplete"),
+        *liquid_home().glob(".*.part"),
         *liquid_home().glob("*/.*.part"),
         *liquid_home().glob(".fetch-*"),
     ]
     for path in parts:
-        if time.time() - path.stat().st_mtime > _STALE_S:
+        if path in ours:
+            given_up = not cache.is_written_now(cache.blob_lock(ours[path].repo_id, ours[path].etag))
+        else:
+            given_up = time.time() - path.stat().st_mtime > _STALE_S
+        if given_up:
             yield Garbage(path, _size_bytes(path), "a download that was never finished")
 
 

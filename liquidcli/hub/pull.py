@@ -18,7 +18,7 @@ from ..errors import IntegrityError, NetworkError, NotFoundError, UsageError
 from ..files import check_space
 from . import cache
 from .cache import Partial, RemoteFile
-from .choose import choose
+from .choose import choose, model_files, shards
 from .download import Source, fetch, patiently
 from .home import disk_set_by, hub_cache, know_sha256, known_sha256
 from .refs import Reference, parse_ref
@@ -42,6 +42,7 @@ class PullPlan:
     commit: str
     files: tuple[RemoteFile, ...]
     missing_bytes: int
+    choices: tuple[tuple[str, int], ...] = ()  # the models of the repository, each with its bytes
 
     @property
     def distinct(self) -> list[RemoteFile]:
@@ -63,7 +64,9 @@ def plan(ref: Reference, *, limit_s: float = _METADATA_LIMIT_S) -> PullPlan:
     """Ask the hub which commit and which files of it are meant."""
     repo_id, commit, files = _repository(ref.repo_id or "", ref.revision, limit_s)
     wanted = choose(repo_id, files, ref.tag, ref.file)
-    return _plan(repo_id, ref.revision, commit, [files[path] for path in wanted])
+    found = _plan(repo_id, ref.revision, commit, [files[path] for path in wanted])
+    whole = [path for path in model_files(files) if set(shards(path)) <= set(files)]
+    return replace(found, choices=tuple((path, sum(files[p].size_bytes for p in shards(path))) for path in whole))
 
 
 def run(plan: PullPlan, progress: Progress | None = None) -> list[Path]:
@@ -88,7 +91,7 @@ def pull_snapshot(
         raise UsageError(f"{ref} is no repository on the hub", hint="write owner/name or a folder on this machine")
     revision = revision or found.revision
     repo_id, commit, files = _repository(found.repo_id, revision, _METADATA_LIMIT_S)
-    wanted = _matching(files, patterns) if patterns else _checkpoint(repo_id, files)
+    wanted = _like(files, patterns) if patterns else _checkpoint(repo_id, files)
     if not wanted:
         raise NotFoundError(f"{repo_id} has no file like {', '.join(patterns or ())}")
     paths = run(_plan(repo_id, revision, commit, wanted), progress)
@@ -98,6 +101,12 @@ def pull_snapshot(
 def _matching(files: dict[str, RemoteFile], patterns: tuple[str, ...]) -> list[RemoteFile]:
     at_the_top = (file for path, file in files.items() if "/" not in path)
     return [file for file in at_the_top if any(fnmatch(file.path, pattern) for pattern in patterns)]
+
+
+def _like(files: dict[str, RemoteFile], patterns: tuple[str, ...]) -> list[RemoteFile]:
+    """In any folder of the repository, by name or by path."""
+    names = {path: (path, path.rsplit("/", 1)[-1]) for path in files}
+    return [files[path] for path in files if any(fnmatch(n, pattern) for n in names[path] for pattern in patterns)]
 
 
 def _checkpoint(repo_id: str, files: dict[str, RemoteFile]) -> list[RemoteFile]:

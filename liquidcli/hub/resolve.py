@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import LiquidError, NotFoundError, UsageError
 from . import address, default_model, pull, store
-from .choose import choose
+from .choose import GATE_PACK, choose
 from .home import disk_set_by, folder, known_sha256
 from .refs import Reference, is_spelled_like_ref, parse_ref, split_gates
 from .transport import Progress
@@ -41,7 +41,7 @@ def resolve_model(
         return combined(path, _pack_file(gates, offline=offline, progress=progress), ref or name, progress)
     if not with_gates:
         return ResolvedModel(path, name)
-    if pack := _builtin_pack(path):
+    if pack := _builtin_pack(path) or _repository_pack(name, offline, progress):
         return combined(path, pack, ref or name, progress)
     if ref:
         raise NotFoundError(f"there is no built-in gate pack for {name}", hint="--gates PACK names one of your own")
@@ -57,7 +57,7 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
         return _default(offline, progress)
     ref = parse_ref(name)
     here = _stored(name, ref)
-    if here and (ref.kind == "local" or offline or not update):
+    if here and (ref.kind == "local" or offline or not update or _hub_is_off()):
         return here
     if ref.kind == "local" or _is_folder(name):
         raise _missing(name)
@@ -69,15 +69,17 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
 
 
 def plan_pull(ref: str | None) -> dict[str, Any]:
-    """What `pull` would fetch: files, their sizes, and the bytes still missing."""
-    name = store.aliases().get(ref, ref) if ref else default_model.ALIAS
+    """What `pull` would fetch: files, their sizes, the bytes still missing; of the hub also the `plan` itself."""
+    name = split_gates(ref)[0] if ref else default_model.ALIAS
+    name = store.aliases().get(name, name)
     if name == default_model.ALIAS:
         missing_bytes = 0 if default_model.stored() else default_model.SIZE_BYTES
         file = {"path": default_model.FILE, "size_bytes": default_model.SIZE_BYTES, "sha256": default_model.SHA256}
         return {"size_bytes": default_model.SIZE_BYTES, "missing_bytes": missing_bytes, "files": [file]}
     parsed = parse_ref(name)
-    if parsed.kind == "hub":
-        return pull.plan(parsed).as_json()
+    if parsed.kind == "hub" and not _is_file(name):
+        found = pull.plan(parsed)
+        return {**found.as_json(), "plan": found}
     return address.plan(parsed) if parsed.kind == "url" else _plan_stored(resolve_file(name))
 
 
@@ -146,6 +148,12 @@ def _stored(name: str, ref: Reference) -> Path | None:
     return None
 
 
+def _hub_is_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def _is_file(name: str) -> bool:
     return os.path.isfile(name)  # noqa: PTH113 - unlike pathlib's, it says no to a name that is too long for a path
 
@@ -184,6 +192,22 @@ def _builtin_pack(base: Path) -> Path | None:
         return pack
     with open_gguf(base) as f:
         return builtin_pack_for(norms_sha256(f))
+
+
+def _repository_pack(name: str, offline: bool, progress: Progress | None) -> Path | None:
+    """The pack that lies beside a model in its repository, as `gates.gguf` or `NAME.gates.gguf`."""
+    ref = parse_ref(store.aliases().get(name, name))
+    if ref.kind != "hub":
+        return None
+    for snapshot, files in store.stored_snapshots(ref):
+        if found := [file for file in files if GATE_PACK.search(file)]:
+            return snapshot / found[0]
+    if offline:
+        return None
+    with contextlib.suppress(NotFoundError):
+        pull.pull_snapshot(f"hf.co/{ref.repo_id}", revision=ref.revision, patterns=("*gates.gguf",), progress=progress)
+        return _repository_pack(name, True, None)
+    return None
 
 
 def _stem(path: Path) -> str:

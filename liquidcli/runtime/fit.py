@@ -5,6 +5,7 @@ An estimate from a file's metadata; loads nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..gguf_file import GGUFFile, check_loadable
@@ -59,6 +60,15 @@ def estimate(
         "fits": fits(n_ctx),
         "n_ctx_max": None if available is None else _largest(fits, trained),
     }
+
+
+def verdict(metadata: Mapping[str, Any], size_bytes: int) -> dict[str, Any]:
+    """Would a file of this size with these keys fit, with the context a chat gets? For files that are not here yet."""
+    n_ctx, available = min(trained_context(metadata), DEFAULT_CTX), available_bytes()
+    needed = memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=512).total_bytes
+    fits = None if available is None else needed <= available
+    told = {"size_bytes": size_bytes, "memory_bytes": needed, "n_ctx": n_ctx}
+    return {**told, "available_bytes": available, "fits": fits}
 
 
 def _largest(fits: Any, limit: int) -> int:

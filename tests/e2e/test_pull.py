@@ -66,7 +66,27 @@ def test_dry_run_fetches_nothing(liquid: Liquid, hub: FakeHub) -> None:
     told = json.loads(liquid("pull", REPO, "--dry-run", "--json").stdout)
     assert told["missing_bytes"] == told["size_bytes"] == len(MODEL)
     assert told["files"][0]["sha256"] == hashlib.sha256(MODEL).hexdigest()
-    assert hub.gets() == [] and not (liquid.home / "hf").exists()
+    assert (told["architecture"], told["fits"]) == ("llama", True) and told["memory_bytes"] > len(MODEL)
+    assert {quant["tag"]: quant["size_bytes"] for quant in told["quants"]} == {"Q4_K_M": len(MODEL), "Q8_0": len(BIG)}
+    assert [span for _, span in hub.gets()] == [f"bytes=0-{len(MODEL) - 1}"], "the header alone"
+    assert not (liquid.home / "hf").exists()
+    shown = liquid("pull", REPO, "--dry-run")
+    assert "Q8_0" in shown.stdout and "FITS" in shown.stdout and "to fetch" in shown.stderr
+    hub.repos[REPO]["Tiny.Q4_K_M.gguf"] = b"no GGUF"
+    told = json.loads(liquid("pull", REPO, "--dry-run", "--json").stdout)
+    assert told["missing_bytes"] == 7 and "fits" not in told
+
+
+def test_habits_of_other_tools(liquid: Liquid, hub: FakeHub) -> None:
+    path = liquid("pull", REPO, "--revision", COMMIT).stdout
+    assert COMMIT in path and liquid("pull", REPO, "--offline").stdout == path
+    assert liquid("pull", REPO, HF_HUB_OFFLINE="1").stdout == path
+    failed(liquid("pull", f"{REPO}:Q8_0", "--offline"), 3, f"liquid pull {REPO}:Q8_0")
+    folder = Path(liquid("pull", REPO, "--include", "*.md", "--include", "*Q8*").stdout.strip())
+    assert (folder / "README.md").read_bytes() == b"# Tiny" and (folder / "Tiny.Q8_0.gguf").read_bytes() == BIG
+    failed(liquid("pull", "--include", "*.md"), 2, "need a repository")
+    failed(liquid("pull", f"{hub.url}/plain/m.gguf", "--revision", "x"), 2, "--revision does not go")
+    failed(liquid("pull", REPO, "--include", "*.xyz"), 3, "no file like *.xyz")
 
 
 def test_shards_come_together(liquid: Liquid, hub: FakeHub) -> None:

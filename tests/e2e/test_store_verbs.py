@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tests import gguf_bytes
 from tests.command import Liquid, failed
+from tests.fake_hub import FakeHub, serve
 
 CONTENT = gguf_bytes.llama().build()
 
@@ -75,6 +77,29 @@ def test_rm_frees_room(liquid: Liquid) -> None:
     assert set(told["removed"]) == {"owner/name:Q4_0", "mine"} and told["freed_bytes"] == 2 * len(CONTENT)
     assert liquid("list", "-q").stdout == ""
     failed(liquid("rm", "owner/name"), 3, "owner/name")
+
+
+def test_a_download_that_was_broken_off_is_seen_and_goes(liquid: Liquid) -> None:
+    with serve(FakeHub({"someone/Big": {"Big.Q8_0.gguf": CONTENT + bytes(2_000_000)}})) as hub:
+        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        with liquid.start("pull", "someone/Big", **online) as process:
+            hub.call_at = (1_000_000, process.kill)
+        assert "Big.Q8_0.gguf not fetched to the end" in liquid("list").stderr
+        assert "someone/Big" not in liquid("list", "-q").stdout
+        (told,) = (row for row in json.loads(liquid("list", "--all", "--json").stdout) if row.get("partial"))
+        assert told["name"] == "someone/Big/Big.Q8_0.gguf" and 0 < told["done_bytes"] <= 1_000_000 < told["size_bytes"]
+        assert "% of 2.1 MB" in liquid("list", "-a").stdout
+        hub.call_at, hub.step_s = (20_000, lambda: None), 0.2
+        with liquid.start("pull", "someone/Big", **online) as process:
+            while hub.call_at:
+                time.sleep(0.02)
+            failed(liquid("rm", "someone/Big"), 1, "being fetched")
+            assert told["path"] not in liquid("prune", "--dry-run", "--json").stdout
+            process.kill()
+    assert told["path"] in liquid("prune", "--dry-run", "--json").stdout, "however young it is"
+    gone = json.loads(liquid("rm", "someone/Big:Q8_0", "--json").stdout)
+    assert gone["freed_bytes"] > 500_000 and not Path(told["path"]).exists()
+    failed(liquid("rm", "someone/Big"), 3, "someone/Big")
 
 
 def test_prune_asks_or_is_told(liquid: Liquid) -> None:
