@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from liquidcli.errors import IntegrityError, UsageError
+from liquidcli.errors import IntegrityError, NotFoundError, UsageError
 from liquidcli.files import atomic_output
 from liquidcli.gguf_file import GGUFFile, open_gguf
 
@@ -30,6 +30,7 @@ _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _MAX_VALUE_BYTES = 127  # what fits into llama.cpp's key overrides, through which the tool sets these
 _MAX_NAME_BYTES = 1 << 10
 _ALIGNMENT = 32
+_MAKE_HINT = "liquid imatrix -m MODEL -f TEXT makes one"
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,10 @@ def check_belongs(matrix: Imatrix, path: Path | None, model: Path, names: set[st
 def read_imatrix(path: Path | str) -> Imatrix:
     """Read and check an importance matrix; the same file is read once."""
     path = Path(path)
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
-    return _read(path, stamp)
+    if not path.is_file():
+        found = f"{path} is a folder, a file was expected" if path.is_dir() else f"there is no file {path}"
+        raise (UsageError if path.is_dir() else NotFoundError)(found, hint=_MAKE_HINT)
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +113,7 @@ def _read(path: Path, _stamp: int) -> Imatrix:
     with open_gguf(path, require_architecture=False) as f:
         missing = [key for key in (DATASETS, N_CHUNKS, CHUNK_TOKENS) if key not in f.metadata]
         if missing:
-            raise IntegrityError(f"{path} is no importance matrix: it has no {missing[0]}")
+            raise IntegrityError(f"{path} is no importance matrix: it has no {missing[0]}", hint=_MAKE_HINT)
         datasets, n_chunks = f.metadata[DATASETS], f.metadata[N_CHUNKS]
         if not isinstance(datasets, list) or f.metadata_types[N_CHUNKS] != (GGUFValueType.UINT32,):
             raise IntegrityError(f"{path} is no importance matrix: {DATASETS} or {N_CHUNKS} is of another type")
@@ -160,7 +163,7 @@ class _Cursor:
 
     def take(self, n_bytes: int) -> bytes:
         if not 0 <= n_bytes <= len(self.data) - self.at:
-            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix")
+            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix", hint=_MAKE_HINT)
         self.at += n_bytes
         return self.data[self.at - n_bytes : self.at]
 
@@ -170,7 +173,7 @@ class _Cursor:
     def name(self) -> str:
         n_bytes = self.number()
         if n_bytes > _MAX_NAME_BYTES:
-            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix")
+            raise IntegrityError(f"{self.path} is neither a GGUF file nor a whole importance matrix", hint=_MAKE_HINT)
         return self.take(n_bytes).decode("utf-8", "replace")
 
 

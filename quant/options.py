@@ -60,7 +60,9 @@ def words_of_file(path: Path) -> list[str]:
     try:
         return path.read_text("utf-8").split()
     except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
+        raise NotFoundError(f"there is no file {path}", hint=_OVERRIDE_HINT) from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder, a file was expected", hint=_OVERRIDE_HINT) from None
     except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path} cannot be read as text: {error}") from error
 

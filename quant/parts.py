@@ -146,6 +146,11 @@ class Part:
         try:
             yield
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise DiskSpaceError(
+                    f"{self.target} may not become as long as it has to; nothing was kept",
+                    hint="ulimit -f unlimited, or a folder on a disk that takes larger files",
+                ) from error
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DiskSpaceError(

@@ -83,7 +83,7 @@ def run(plan: Plan, out: Path | str, *, n_threads: int | None = None, progress: 
         _check_same_input(plan, f)
         outputs = output_paths(plan, Path(out))
         for path in outputs:
-            _check_apart(f, path)
+            _check_apart([*f.paths, *([plan.imatrix] if plan.imatrix else [])], path)
         writer = _Writer(plan, f, n_threads or _n_cores(), progress)
         parts = []
         for shard, path in zip(plan.shards, outputs, strict=True):
@@ -142,8 +142,8 @@ def _check_same_input(plan: Plan, f: GGUFFile) -> None:
         raise IntegrityError(f"{plan.input} has changed since the plan was made")
 
 
-def _check_apart(f: GGUFFile, out: Path) -> None:
-    if out.exists() and any(out.samefile(path) for path in f.paths):
+def _check_apart(read: list[Path], out: Path) -> None:
+    if out.exists() and any(out.samefile(path) for path in read):
         raise UsageError(f"{out} is the input itself", hint="name another output file")
 
 

@@ -85,9 +85,11 @@ def _usable(plans: Sequence[Plan]) -> list[Plan]:
     return [plan for plan in plans if plan.type.name not in TRAINED_FOR and not plan.needs_imatrix]
 
 
-def _smaller_hint(plans: Sequence[Plan], fits: Callable[[Plan], bool]) -> str | None:
+def _smaller_hint(plans: Sequence[Plan], fits: Callable[[Plan], bool]) -> str:
     names = [plan.type.name for plan in plans if plan.needs_imatrix and fits(plan)]
-    return f"with --imatrix FILE, {names[-1]} would do; liquid imatrix makes one" if names else None
+    if names:
+        return f"with --imatrix FILE, {names[-1]} would do; liquid imatrix makes one"
+    return "liquid quantize IN --all lists every type with its size"
 
 
 def budget_bytes(text: str) -> int:

@@ -69,13 +69,14 @@ def imatrix(
 
     out.configure(json=json, quiet=quiet)
     policy = DepthPolicy.parse(depth)
-    _check(output, output_format, in_file, n_ctx)
+    _check(output, output_format, n_ctx)
     sums = read_sums(in_file or (), n_ctx)
     n_before = sums.n_chunks(n_ctx)
     about: dict[str, Any] = {"in_files": list(map(str, in_file or ()))}
     if file or not in_file:
         text = read_text(file, "imatrix")
         path = locate(model, gates, offline=offline)
+        _check_apart(output, [path, *([file] if file else [])])
         about |= _count(
             path, text, policy, sums, (n_ctx, n_chunks, n_batch), process_output=process_output,
             n_ubatch=n_ubatch, n_threads=n_threads, n_gpu_layers=n_gpu_layers,
@@ -86,15 +87,23 @@ def imatrix(
     _show(output, sums, {"n_chunks": n_chunks, "n_ctx": n_ctx, "n_tokens": n_chunks * n_ctx, **about})
 
 
-def _check(output: Path, form: str, in_file: list[Path] | None, n_ctx: int) -> None:
+def _check(output: Path, form: str, n_ctx: int) -> None:
     """Before hours are spent."""
     from ..files import output_target
+    from ..runtime.imatrix import FEWEST_ROWS
 
     if form not in FORMS:
         raise UsageError(f"--output-format {form}: {' or '.join(FORMS)} was expected")
-    if in_file and n_ctx < 1:
-        raise UsageError("--in-file needs to know how long a chunk is", hint="-c 512")
+    if n_ctx < FEWEST_ROWS:
+        found = f"an importance matrix needs a context of at least {FEWEST_ROWS} tokens, not {n_ctx}"
+        raise UsageError(found, hint="for example -c 512")
     output_target(output)
+
+
+def _check_apart(output: Path, read: list[Path]) -> None:
+    for path in read:
+        if output.exists() and output.samefile(path):
+            raise UsageError(f"{output} is what is read; the output would take its place", hint="-o imatrix.gguf")
 
 
 def _count(

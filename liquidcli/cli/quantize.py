@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,11 @@ def quantize(
     if all and (is_chosen or request.output or request.n_threads):
         raise UsageError("--all only lists sizes", hint="liquid quantize IN --all")
     if fit is not None and target_bpw is not None:
-        raise UsageError("--fit and --target-bpw both choose the type; one of them is enough")
+        raise UsageError("--fit and --target-bpw both choose the type", hint="leave one of them out")
     if include_weights and exclude_weights:
-        raise UsageError("--include-weights and --exclude-weights leave nothing for each other; one of them is enough")
+        raise UsageError("--include-weights and --exclude-weights exclude each other", hint="leave one of them out")
     if (include_weights or exclude_weights) and not imatrix:
-        raise UsageError("--include-weights and --exclude-weights choose from --imatrix FILE, which is not given")
+        raise UsageError("--include-weights and --exclude-weights choose from an imatrix", hint="add --imatrix FILE")
     listed = [word for path in tensor_type_file or () for word in quant.words_of_file(path)]
     options = quant.Options(
         quant.overrides([*(tensor_type or ()), *listed]),
@@ -187,6 +188,11 @@ def _type_word(rest: list[str], output: Path | None) -> str:
     from ..quant import FILE_TYPES, find_file_type
 
     hint = f"{_FORM}, TYPE is one of {', '.join(FILE_TYPES)}, COPY"
+    if not rest and output and not output.suffix and len(output.parts) == 1:
+        near = difflib.get_close_matches(str(output).upper(), FILE_TYPES, 3)
+        raise UsageError(
+            f"{str(output)!r} is no quantization type", hint=f"did you mean {', '.join(near)}?" if near else hint
+        )
     if not rest:
         raise UsageError(f"a type was expected after {output or 'IN'}", hint=hint)
     found = find_file_type(rest[0])

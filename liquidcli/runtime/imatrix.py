@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..llama.evaluation import Product
     from .engine import Engine
 
-_FEWEST_ROWS = 16  # llama-imatrix leaves smaller batches out
+FEWEST_ROWS = 16  # llama-imatrix leaves smaller batches out
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 Mask = Callable[[str], np.ndarray | None]  # matrix -> [n_tokens] bool, which tokens used it; None: all
 
@@ -102,8 +102,8 @@ def measure_importance(
     from ..llama.evaluation import Watcher
     from .engine import Engine
 
-    if n_ctx < _FEWEST_ROWS:
-        raise UsageError(f"an importance matrix needs a context of at least {_FEWEST_ROWS} tokens, not {n_ctx}")
+    if n_ctx < FEWEST_ROWS:
+        raise UsageError(f"an importance matrix needs a context of at least {FEWEST_ROWS} tokens, not {n_ctx}")
     began, found = time.monotonic(), Importance(n_ctx, dict(start or {}))
     counter = _Counter(found, process_output)
     watcher = Watcher(counter.wants, counter.take)
@@ -209,7 +209,7 @@ class _Counter:
         n_rows = product.rows.shape[0] if product.experts is not None else product.rows.shape[2]
         start = self.seen.get(product.name, 0)
         self.seen[product.name] = start + n_rows
-        if product.experts is None and n_rows < _FEWEST_ROWS:
+        if product.experts is None and n_rows < FEWEST_ROWS:
             return
         used = self.mask(product.name) if self.mask else None
         self.found.add(product, None if used is None else used[start : start + n_rows])

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
 from liquidcli.gguf_file import open_gguf
+from liquidcli.quant import write_imatrix
 from tests import random_models
 from tests.command import Liquid, failed
 from tests.quant_models import Shape, make
@@ -121,7 +124,7 @@ def test_quiet_says_only_the_path(liquid, model):
 
 def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("quantize", model), 2, "a type was expected")
-    failed(liquid("quantize", model, "q99"), 2, "a type was expected after q99", "Q4_K_M")
+    failed(liquid("quantize", model, "q99"), 2, "'q99' is no quantization type", "Q4_K_M")
     failed(liquid("quantize", model, tmp_path / "o.gguf", "q99"), 2, "no quantization type")
     failed(liquid("quantize", "-q", "Q4_0", model), 2, "-q is not used here", "liquid quantize IN")
     failed(liquid("quantize", model, model, "Q4_0"), 2, "is the input itself")
@@ -171,3 +174,41 @@ def test_what_fit_chooses_stays_within_the_budget_when_it_runs(liquid, tmp_path)
         bench = ["bench", "-m", made["output"], "-p", 240, "-n", 16, "-r", 1, "-t", 1, "--random", "--json"]
         peaks = [row["peak_rss_bytes"] for row in json.loads(liquid(*bench).stdout)]
         assert max(peaks) <= budget, (kind, made["type"])
+
+
+def test_words_that_cannot_be_meant(liquid, model, tmp_path):
+    failed(liquid("quantize", model, "Q4_K_X"), 2, "'Q4_K_X' is no quantization type", "did you mean Q4_K_")
+    failed(liquid("quantize", model, "out.gguf"), 2, "a type was expected after out.gguf")
+    failed(liquid("quantize", model, "Q4_0", "--tensor-type-file", tmp_path), 2, "is a folder", "hint: ")
+    failed(liquid("quantize", model, "Q4_0", "--tensor-type-file", "none"), 3, "hint: ")
+    failed(liquid("quantize", model, "Q4_0", "--imatrix", tmp_path), 2, "is a folder", "liquid imatrix -m")
+    failed(liquid("quantize", model, "Q4_0", "--imatrix", "none"), 3, "liquid imatrix -m")
+    failed(liquid("quantize", model, "Q4_0", "--imatrix", model), 6, "is no importance matrix", "liquid imatrix -m")
+    failed(liquid("quantize", model, "Q4_0", "--include-weights", "ffn"), 2, "add --imatrix FILE")
+    both = ["--include-weights", "ffn", "--exclude-weights", "attn", "--imatrix", "none"]
+    failed(liquid("quantize", model, "Q4_0", *both), 2, "exclude each other")
+    failed(liquid("quantize", model, "--fit", "1K"), 5, "--all lists every type")
+
+
+def test_importance_of_some_names(liquid, model, tmp_path):
+    with open_gguf(model) as f:
+        widths = {name: info.shape[0] for name, info in f.tensors.items() if name.startswith("blk.0.ffn_")}
+    entries = {
+        name: (np.ones((1, n), np.float32), np.ones(1, np.int64)) for name, n in widths.items() if "norm" not in name
+    }
+    write_imatrix(tmp_path / "i.gguf", entries, datasets=["text"], n_chunks=1, chunk_tokens=64)
+    words = [model, "Q4_0", "--imatrix", "i.gguf"]
+    failed(
+        liquid("quantize", *words, "--include-weights", "attn"), 2, "'attn' is part of none of the 3 names", "blk.0.ffn"
+    )
+    assert liquid("quantize", *words, "--exclude-weights", "ffn_down").returncode == 0
+    with open_gguf(tmp_path / "noise-Q4_0.gguf") as f:
+        assert f.metadata["quantize.imatrix.entries_count"] == 2
+    failed(liquid("quantize", model, "i.gguf", *words[1:]), 2, "i.gguf is the input itself")
+
+
+def test_a_limit_on_the_length_of_files(liquid, model, tmp_path):
+    line = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *liquid.command("quantize", model, "o.gguf", "Q8_0")]
+    done = subprocess.run(line, env=liquid.environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    failed(done, 7, "o.gguf may not become", "ulimit -f")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [model.name]
