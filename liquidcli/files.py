@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from .amounts import size_text
 from .errors import DiskSpaceError, LiquidError, NotFoundError, UsageError
 
 _CHUNK_BYTES = 1 << 20
+_LEFT_S = 10.0  # younger parts may belong to a writer that has no lock on them yet
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -55,14 +58,15 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
     NotFoundError for a missing parent, DiskSpaceError before or during the writing.
     """
     path = output_target(Path(path))
+    _sweep(path)
     check_space(path.parent, size_bytes)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise LiquidError(f"cannot write in {path.parent}: {error.strerror}") from error
-    os.close(handle)
     part = Path(name)
     try:
+        _claim(handle)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -79,6 +83,26 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
         raise
     finally:
         part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of the same file left beside it; a living one holds a lock on its part."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as left:
+            if time.time() - part.stat().st_mtime > _LEFT_S and _claim(left.fileno()):
+                part.unlink()
+
+
+def _claim(handle: int) -> bool:
+    """Is this file ours from now on? No where locks are unknown."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def sha256_file(path: Path | str, progress: Callable[[int], None] | None = None) -> str:

@@ -31,17 +31,20 @@ def pull(
     stopped. --dry-run tells sizes and what fits into memory.
     """
     out.configure(json=json, quiet=quiet)
+    if not all(refs or ()):
+        raise UsageError("an empty name was given", hint="liquid pull alone fetches the default model")
     wanted = [_at(ref, revision) for ref in refs] if refs else [None]
     if (include or revision) and not refs:
         raise UsageError("--include and --revision need a repository", hint="liquid pull owner/name --include '*.json'")
     if include:
-        results = [_folder(str(ref), tuple(include)) for ref in wanted]
+        results = (_folder(str(ref), tuple(include)) for ref in wanted)
     else:
-        results = [_planned(ref) if dry_run else _pulled(ref, offline) for ref in wanted]
+        results = (_planned(ref) if dry_run else _pulled(ref, offline) for ref in wanted)
     if json:
-        out.json(results[0] if len(results) == 1 else results)
+        told = list(results)
+        out.json(told[0] if len(told) == 1 else told)
     else:
-        for result in results:
+        for result in results:  # as they come: what is here stays told when a later one fails
             _show(result)
 
 

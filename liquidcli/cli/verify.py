@@ -25,6 +25,10 @@ def verify(refs: Refs = None, json: Json = False, quiet: Quiet = False) -> None:
         out.json([result.as_json() for result in results])
     elif not quiet:
         out.table(["NAME", "STATE", "SHA256"], [(r.name, _WORDS[r.ok], r.sha256[:16]) for r in results])
-    broken = [str(result.path) for result in results if result.ok is False]
+    broken = [result for result in results if result.ok is False]
     if broken:
-        raise IntegrityError(f"not what was fetched: {', '.join(broken)}", hint="liquid rm it and liquid pull it again")
+        names = " ".join(dict.fromkeys(result.name for result in broken))
+        of_the_hub = all("/" in result.name for result in broken)
+        hint = f"liquid pull {names}" if of_the_hub else f"liquid rm {names}, then liquid pull again"
+        paths = ", ".join(str(result.path) for result in broken)
+        raise IntegrityError(f"not what was fetched: {paths}", hint=hint)

@@ -60,7 +60,11 @@ def choose(where: str, paths: Iterable[str], tag: str | None = None, file: str |
     if not models:
         raise NotFoundError(f"{where} has no GGUF file", hint=f"liquid convert {where} makes one of a checkpoint")
     there = list(dict.fromkeys(quant_tag(path) or path for path in models))
-    raise NotFoundError(f"{where} has no {tag}", hint=f"it has {', '.join(there[:12])}")
+    raise NotFoundError(f"{where} has no {tag}", hint=f"it has {', '.join(there[:12])}: {_example(where, there[0])}")
+
+
+def _example(where: str, tag_or_path: str) -> str:
+    return f"liquid pull {where}{'/' if tag_or_path.endswith('.gguf') else ':'}{tag_or_path}"
 
 
 def _tagged(tag: str, models: list[str]) -> str | None:

@@ -18,7 +18,7 @@ from ..errors import LiquidError, NotFoundError, UsageError
 from ..files import sha256_file
 from . import cache, default_model, store
 from .choose import model_files, quant_tag, shards
-from .home import hub_cache, known_sha256, liquid_home
+from .home import hub_cache, know_sha256, known_sha256, liquid_home
 from .refs import parse_ref
 from .store import StoredModel
 
@@ -156,6 +156,7 @@ def _verify(name: str, path: Path, progress: Callable[[int, int, str], None] | N
             progress(done, total, name)
 
     expected, found = store.sha256_by_name(path), sha256_file(path, step)
+    know_sha256(path, found)  # so that a pull mends what is broken here
     return Checked(name, path, expected, found, None if expected is None else expected == found)
 
 

@@ -128,7 +128,7 @@ def _repository(repo_id: str, revision: str, limit_s: float) -> tuple[str, str, 
     def ask() -> Any:
         return HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=limit_s, token=token)
 
-    with hub_errors(repo_id):
+    with hub_errors(repo_id if revision == "main" else f"{repo_id}@{revision}"):
         info = within(limit_s, "the hub", lambda: patiently(ask, limit_s / 2))
     if not _COMMIT.fullmatch(info.sha or ""):
         raise NetworkError(f"the hub's answer about {repo_id} names no commit", hint="is HF_ENDPOINT a hub?")

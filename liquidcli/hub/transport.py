@@ -121,7 +121,8 @@ def refused(what: str, response: Any) -> LiquidError:
     if status == 407:
         return NetworkError(f"the proxy refused to ask for {what} (407)", hint="put its password into HTTPS_PROXY")
     if status in (404, 410):
-        return NotFoundError(f"there is no {what} there ({status})", hint="check the spelling of its owner and name")
+        hint = "check the address" if "://" in what else "check the spelling of its owner and name, or look at its page"
+        return NotFoundError(f"there is no {what} there ({status})", hint=hint)
     if status == 429:
         hint = f"wait {_retry_after_s(response) or 60:.0f} seconds and run it again; hf auth login raises the limit"
         return NetworkError(f"too many requests (429) while asking for {what}", hint=hint)

@@ -159,7 +159,11 @@ def test_refusals_are_one_sentence(
 
 
 def test_what_is_not_there(liquid: Liquid, hub: FakeHub) -> None:
-    failed(liquid("pull", f"{REPO}:Q2_K"), 3, "Q2_K", "Q4_K_M, Q8_0")
+    failed(liquid("pull", f"{REPO}:Q2_K"), 3, "Q2_K", "Q4_K_M, Q8_0", f"liquid pull {REPO}:Q4_K_M")
+    failed(liquid("pull", f"{REPO}@nowhere"), 3, f"no {REPO}@nowhere")
+    failed(liquid("pull", ""), 2, "empty name")
+    both = liquid("pull", REPO, "someone/nothing")
+    assert both.returncode == 3 and Path(both.stdout.strip()).read_bytes() == MODEL, "what came is told"
     failed(liquid("pull", f"hf://{REPO}/other.gguf"), 3, "other.gguf")
     hub.repos["someone/checkpoint"] = {"config.json": b"{}"}
     failed(liquid("pull", "someone/checkpoint"), 3, "liquid convert someone/checkpoint")

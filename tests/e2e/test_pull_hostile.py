@@ -102,8 +102,13 @@ def test_a_flipped_byte_of_the_right_size(liquid: Liquid, hub: FakeHub) -> None:
 
 def test_a_flipped_byte_on_the_own_disk(liquid: Liquid, hub: FakeHub) -> None:
     assert arrived(liquid) == BIG
+    written = (blobs(liquid) / NAMED).stat().st_mtime_ns
     (blobs(liquid) / NAMED).write_bytes(OTHER)
+    os.utime(blobs(liquid) / NAMED, ns=(written, written))
+    assert f"liquid pull {REPO}:Q8_0" in liquid("verify").stderr
     assert arrived(liquid) == BIG, "pull mends what verify finds"
+    (blobs(liquid) / NAMED).write_bytes(OTHER)
+    assert arrived(liquid) == BIG, "and what it finds itself"
     part(liquid).write_bytes(OTHER[-1000:])
     (blobs(liquid) / NAMED).unlink()
     failed(liquid("pull", REPO), 6, "another hash")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,18 @@ def test_a_link_is_followed_and_stays(tmp_path):
             part.write_text(text)
         assert link.is_symlink() and (tmp_path / "elsewhere/file").read_text() == text
     assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["file"]
+
+
+def test_parts_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    target = tmp_path / "m[1].gguf"
+    dead, other = tmp_path / ".m[1].gguf.abcd.part", tmp_path / ".other.gguf.abcd.part"
+    for left in (dead, other):
+        left.write_bytes(b"GG")
+        os.utime(left, (0, 0))
+    with atomic_output(target) as living:
+        os.utime(living, (0, 0))
+        with atomic_output(target) as second:
+            assert living.exists() and second != living and not dead.exists() and other.exists()
+            second.write_bytes(b"2")
+        living.write_bytes(b"1")
+    assert target.read_bytes() == b"1" and sorted(tmp_path.iterdir()) == [other, target]

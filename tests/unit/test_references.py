@@ -22,6 +22,8 @@ COMMIT = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
     ("huggingface.co/owner/name", "owner/name", "main", None, None),
     ("hf://owner/name@dev/sub/model.gguf", "owner/name", "dev", None, "sub/model.gguf"),
     ("hf://models/owner/name", "owner/name", "main", None, None),
+    ("hf:owner/name:Q4_0", "owner/name", "main", "Q4_0", None),
+    ("huggingface://owner/name/m.gguf", "owner/name", "main", None, "m.gguf"),
     ("https://huggingface.co/owner/name", "owner/name", "main", None, None),
     ("https://huggingface.co/owner/name/tree/v2", "owner/name", "v2", None, None),
     ("https://hf.co/owner/name:Q4_0", "owner/name", "main", "Q4_0", None),
