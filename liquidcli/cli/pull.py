@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import UsageError
@@ -67,16 +68,31 @@ def _pulled(ref: str | None, offline: bool) -> dict[str, Any]:
     from ..hub.resolve import resolve_file, resolve_model
 
     name, with_gates = split_gates(ref) if ref else (None, False)
+    notes: tuple[str, ...] = ()
     with out.progress(ref or "default model", None) as bar:
         if name is not None:
+            before = _here(name)
             _warn_if_too_big(name, offline)
-            path, notes = resolve_file(name, offline=offline, progress=bar.update, update=True), ()
+            path = resolve_file(name, offline=offline, progress=bar.update, update=True)
+            if before and before != path and before.resolve() != path.resolve():
+                notes = (f"a newer version of {name} came; liquid prune deletes the old one",)
         if name is None or with_gates:
             model = resolve_model(ref, offline=offline, progress=bar.update)
-            path, notes = model.path, model.notes
+            path, notes = model.path, (*notes, *model.notes)
     for note in notes:
         out.talk(note)
     return {"ref": ref, "path": str(path.absolute()), "size_bytes": path.stat().st_size}
+
+
+def _here(name: str) -> Path | None:
+    import contextlib
+
+    from ..errors import LiquidError
+    from ..hub.resolve import resolve_file
+
+    with contextlib.suppress(LiquidError):
+        return resolve_file(name, offline=True)
+    return None
 
 
 def _folder(ref: str, patterns: tuple[str, ...]) -> dict[str, Any]:

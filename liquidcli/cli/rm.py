@@ -24,7 +24,7 @@ def rm(
     from ..hub.store import aliases, remove_alias
 
     out.configure(json=json, quiet=quiet)
-    names = [ref for ref in refs if ref in aliases()]
+    names = [ref for ref in dict.fromkeys(refs) if ref in aliases()]
     others = [ref for ref in dict.fromkeys(refs) if ref not in names]
     parts = {ref: partials_of(ref) for ref in others}
     models = [model for ref in others for model in find(ref, or_none=bool(parts[ref]))]

@@ -21,6 +21,7 @@ from ..files import sha256_file
 from .home import folder, hub_cache, liquid_home
 
 _LOOK_S = 0.5  # how often a process that waits for another one looks how far that is
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.{0,2}(/|$)")
 
 
@@ -162,8 +163,8 @@ def partials() -> list[Partial]:
     """Downloads that were begun and are not whole, as far as they are known by name."""
     found = []
     for record in sorted((liquid_home() / "partial").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             partial = Partial(**json.loads(record.read_text(encoding="utf-8")))
-            if partial.part.is_file():
+            if _ETAG.fullmatch(partial.etag) and partial.size_bytes >= 0 and partial.part.is_file():
                 found.append(partial)
     return found

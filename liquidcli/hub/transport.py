@@ -152,8 +152,14 @@ def _broken(what: str, error: Exception) -> LiquidError:
         return DiskSpaceError(
             f"the disk became full while {what} was fetched; the part that came is kept", hint="liquid prune"
         )
-    if number and not isinstance(error, ConnectionError):
-        return LiquidError(f"{what} could not be kept: {error}")
+    if isinstance(error, OSError) and number and not isinstance(error, ConnectionError):
+        hint = "set HF_HOME (for addresses LIQUID_HOME) to a folder of yours"
+        return LiquidError(f"{what} could not be kept: {error.strerror}: {error.filename or 'a file'}", hint=hint)
+    if type(error).__name__ in ("UnsupportedProtocol", "InvalidURL"):
+        return NetworkError(f"{what} could not be fetched: {error}", hint="check HF_ENDPOINT: https://huggingface.co")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        said = f"{what} could not be fetched: the other side's certificate is not trusted here"
+        return NetworkError(said, hint="name your proxy's certificates in SSL_CERT_FILE")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return NetworkError(f"the connection ended before {what} was whole", hint=AGAIN)
     return NetworkError(f"{what} could not be fetched: {str(error) or type(error).__name__}", hint=_ONLINE)

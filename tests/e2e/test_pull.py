@@ -62,6 +62,16 @@ def test_a_second_pull_fetches_nothing(liquid: Liquid, hub: FakeHub) -> None:
     assert second.stdout == first.stdout and hub.gets() == []
 
 
+def test_a_newer_version_comes_by_pull_alone_and_is_told(liquid: Liquid, hub: FakeHub) -> None:
+    old = liquid("pull", REPO).stdout
+    hub.commit, hub.repos[REPO]["Tiny.Q4_K_M.gguf"] = "f" * 40, BIG
+    shown = liquid("show", REPO, "--json")
+    assert json.loads(shown.stdout)["size_bytes"] == len(MODEL), "no surprise update"
+    new = liquid("pull", REPO)
+    assert new.stdout != old and Path(new.stdout.strip()).read_bytes() == BIG and "newer version" in new.stderr
+    assert [row["path"] for row in json.loads(liquid("prune", "--dry-run", "--json").stdout)["files"]] == [old.strip()]
+
+
 def test_dry_run_fetches_nothing(liquid: Liquid, hub: FakeHub) -> None:
     told = json.loads(liquid("pull", REPO, "--dry-run", "--json").stdout)
     assert told["missing_bytes"] == told["size_bytes"] == len(MODEL)

@@ -97,6 +97,8 @@ def test_a_download_that_was_broken_off_is_seen_and_goes(liquid: Liquid) -> None
             assert told["path"] not in liquid("prune", "--dry-run", "--json").stdout
             process.kill()
     assert told["path"] in liquid("prune", "--dry-run", "--json").stdout, "however young it is"
+    for name, record in {"a": "[1]", "b": '{"repo_id": 5, "path": 1, "size_bytes": "z", "etag": "../x"}'}.items():
+        (liquid.home / f"liquid/partial/{name}.json").write_text(record)
     gone = json.loads(liquid("rm", "someone/Big:Q8_0", "--json").stdout)
     assert gone["freed_bytes"] > 500_000 and not Path(told["path"]).exists()
     failed(liquid("rm", "someone/Big"), 3, "someone/Big")
