@@ -103,8 +103,7 @@ class Harvested:
 
     def metric(self, rows: slice, damping: float = 0.03) -> Tensor:
         """Per layer a factor R [n_embd, n_embd] with R R^T = E[g g^T], damped: |d R| is what a difference d costs."""
-        score = self.score[:, rows].float()
-        fisher = torch.bmm(score.transpose(1, 2), score) / score.shape[1]
+        fisher = torch.stack([one.T @ one / len(one) for one in (score[rows].float() for score in self.score)])
         level = fisher.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         return torch.linalg.cholesky(fisher + damping * level * torch.eye(fisher.shape[1]))
 

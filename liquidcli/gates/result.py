@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UsageError
+from ..errors import IntegrityError, UsageError
 from ..gguf_file import open_gguf
 from .balance import balance, prices
 from .data import Row, Source, documents, own_answers
@@ -55,8 +55,9 @@ def read_gates(path: Path, network: Network) -> Gates:
     plain = all(name in pack.tensors for name in adapted) and not any(place.is_exit for place in places)
     if pack.depth.gate_kind != "linear" or not plain or lora:
         raise UsageError(f"{path}: training goes on from linear gates with adapters and without low-rank updates")
-    if pack.base.embedding_length != network.shape.n_embd or pack.base.block_count != network.shape.n_layer:
-        raise UsageError(f"{path} was made for another base")
+    with open_gguf(network.base.path) as f:
+        if difference := pack.base.difference(base_identity(f)):
+            raise IntegrityError(f"{path} was made for another base than {f.path}: {difference}")
     adapter_size = len(pack.tensors[adapted[0]]) if adapted else 0
     gates = Gates(places, network.shape.n_embd, adapter_size)
     shift = torch.logit(torch.tensor(pack.depth.threshold))
