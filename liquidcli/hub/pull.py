@@ -104,9 +104,8 @@ def _matching(files: dict[str, RemoteFile], patterns: tuple[str, ...]) -> list[R
 
 
 def _like(files: dict[str, RemoteFile], patterns: tuple[str, ...]) -> list[RemoteFile]:
-    """In any folder of the repository, by name or by path."""
-    names = {path: (path, path.rsplit("/", 1)[-1]) for path in files}
-    return [files[path] for path in files if any(fnmatch(n, pattern) for n in names[path] for pattern in patterns)]
+    """As the hub's tools match: by the path, in which a star also stands for folders."""
+    return [file for path, file in files.items() if any(fnmatch(path, pattern) for pattern in patterns)]
 
 
 def _checkpoint(repo_id: str, files: dict[str, RemoteFile]) -> list[RemoteFile]:
