@@ -121,7 +121,7 @@ def _measured(
     if puzzles:
         chats = _rendered(engine, [question for question, _ in puzzles], _N_REASONS)
         said = [_said(engine, e.greedy(engine, chats, _N_REASONS, p, _N_SEQ, _tell)) for p in (policy, e.FULL)]
-        found["questions"] = e.solved(*said, [answer for _, answer in puzzles])
+        found["questions"] = e.solved(said[0], said[1], [answer for _, answer in puzzles])
     return found
 
 

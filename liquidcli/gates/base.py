@@ -52,14 +52,9 @@ class Base:
 
     def attention_share(self, layer: int) -> float:
         """The attention half's part of the parameters that one token uses in a layer."""
-        counts = {name: tensor.numel() for name, tensor in self.layers[layer].items()}
-        used = {n: c * self.shape.n_expert_used / self.layers[layer][n].shape[0] for n, c in counts.items() if _exp(n)}
-        counts |= used
+        share = lambda name, t: self.shape.n_expert_used / t.shape[0] if name.endswith("_exps") else 1.0  # noqa: E731
+        counts = {name: tensor.numel() * share(name, tensor) for name, tensor in self.layers[layer].items()}
         return sum(count for name, count in counts.items() if name.startswith("attn")) / sum(counts.values())
-
-
-def _exp(name: str) -> bool:
-    return name.endswith("_exps")
 
 
 # what llama.cpp derives from an architecture's name

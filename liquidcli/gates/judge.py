@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,19 +116,28 @@ CALIBRATION_TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98,
 
 
 WIDEST_GAP = 0.015  # between the shares of two neighbours, where more thresholds can narrow it
-MOST_MORE = 16
+MOST_MORE = 10
 
 
-def calibrate(judge: Judge, gates: Gates, taus: tuple[float, ...] = CALIBRATION_TAUS) -> list[tuple[float, float]]:
+def calibrate(
+    judge: Judge,
+    gates: Gates,
+    taus: tuple[float, ...] = CALIBRATION_TAUS,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[tuple[float, float]]:
     """(threshold, executed share) pairs, denser where the share falls fast; shares are made to fall, as a higher
     threshold never runs more in the mean."""
-    points = [(z, judge.executed(gates, z)) for z in (math.log(tau / (1 - tau)) for tau in taus)]
-    for _ in range(MOST_MORE):
+    points, most = [], len(taus) + MOST_MORE
+    for z in (math.log(tau / (1 - tau)) for tau in taus):
+        points.append((z, judge.executed(gates, z)))
+        tell(len(points), most, "calibrating")
+    while len(points) < most:
         gaps = [(a[1] - b[1], i) for i, (a, b) in enumerate(itertools.pairwise(points)) if b[0] - a[0] > 0.01]
         if not gaps or max(gaps)[0] < WIDEST_GAP:
             break
         at = max(gaps)[1]
         z = (points[at][0] + points[at + 1][0]) / 2
         points.insert(at + 1, (z, judge.executed(gates, z)))
+        tell(len(points), most, "calibrating")
     falling = itertools.accumulate((share for _, share in points), min)
     return [(1 / (1 + math.exp(-z)), share) for (z, _), share in zip(points, falling, strict=True)]

@@ -127,7 +127,7 @@ def finish(
                 for one, move in zip(found, balance(gates, found), strict=True)
             ]
         )
-    pairs = recentre(gates, calibrate(mixture, gates), target)
+    pairs = recentre(gates, calibrate(mixture, gates, tell=tell), target)
     return {
         "balance": rounds,
         "held_out": {name: judge.score(gates).as_json() for name, judge in kinds.items()},
