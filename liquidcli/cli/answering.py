@@ -97,7 +97,7 @@ def _grammar(words: Mapping[str, Any], engine: Engine) -> str:
 def read_text(path: Path) -> str:
     """A text file of bounded size; bytes that are no UTF-8 become replacement characters."""
     if not path.exists():
-        raise NotFoundError(f"there is no file {path}")
+        raise NotFoundError(f"there is no file {path}", hint=f"ls {path.parent} tells what there is")
     if path.is_dir():
         raise UsageError(f"{path} is a folder, a text file was expected")
     with path.open("rb") as file:

@@ -56,8 +56,12 @@ def _nearest(word: str, options: dict[str, Any]) -> list[str]:
     names = {name.lstrip("-"): name for name in options if len(name.lstrip("-")) > 1}
     if bare in names:
         return [names[bare]]
-    starts = [name for key, name in names.items() if len(bare) > 2 and key.startswith(bare)]
+    starts = [name for key, name in names.items() if min(map(len, (bare, key))) > 2 and _begins(key, bare)]
     return starts or [names[key] for key in difflib.get_close_matches(bare, names, n=2, cutoff=0.75)]
+
+
+def _begins(a: str, b: str) -> bool:
+    return a.startswith(b) or b.startswith(a)
 
 
 def _error(word: str, options: dict[str, Any], path: str) -> UsageError:

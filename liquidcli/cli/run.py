@@ -81,7 +81,8 @@ def _prompt(parts: list[str | None]) -> str | None:
     if _stdin_speaks(bool(said)):
         said += [piped] if (piped := a.read_stdin().strip("\n")) else []
         if not said:
-            raise UsageError("there is no prompt: no argument, and nothing on standard input")
+            hint = 'liquid run "a question"'
+            raise UsageError("there is no prompt: no argument, and nothing on standard input", hint=hint)
     return "\n\n".join(said) if said else None
 
 

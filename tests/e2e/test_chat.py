@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import termios
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.command import Liquid, failed
+from tests.terminal import Terminal
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
 
@@ -61,38 +57,6 @@ def test_a_chat_without_input_ends_at_once(liquid: Liquid, model: Path) -> None:
     result = liquid("chat", model, *FIXED)
     assert (result.returncode, result.stdout) == (0, "")
     failed(liquid("chat", model, "-m", model), 2, "both")
-
-
-class Terminal:
-    """`liquid chat` on a terminal of 80 columns; `see` waits for what must appear."""
-
-    def __init__(self, liquid: Liquid, *args: object) -> None:
-        self._main, side = pty.openpty()
-        environment = liquid.environment(TERM="xterm-256color", PROMPT_TOOLKIT_NO_CPR="1")
-        self.process = subprocess.Popen(
-            liquid.command(*args), env=environment, stdin=side, stdout=side, stderr=side, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
-        os.close(side)
-        self.shown = ""
-
-    def type(self, keys: str) -> None:
-        os.write(self._main, keys.encode())
-
-    def see(self, pattern: str) -> str:
-        """Everything up to the first match, which is taken away with what came before it."""
-        deadline = time.monotonic() + 90
-        while not (match := re.search(pattern, self.shown, re.DOTALL)):
-            assert time.monotonic() < deadline, f"{pattern!r} did not appear in {self.shown!r}"
-            if select.select([self._main], [], [], 0.2)[0]:
-                self.shown += os.read(self._main, 65536).decode("utf-8", "replace")
-        before, self.shown = self.shown[: match.end()], self.shown[match.end() :]
-        return before
-
-    def end(self) -> int:
-        code = self.process.wait(60)
-        os.close(self._main)
-        return code
 
 
 def test_at_a_terminal_there_is_a_prompt_an_end_and_a_history(liquid: Liquid, model: Path) -> None:
