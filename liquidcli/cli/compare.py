@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import DiskSpaceError, UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import BaseRef, CtxSize, Depth, FileOpt, Json, Offline, Quiet, Threads, complete_refs, option
@@ -90,6 +90,7 @@ def compare(
         text, policy, against, n_ctx, n_chunks, n_prompt, n_gen, repetitions, together, said, settings
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="liquid-compare-") as folder:
+        _check_room(Path(folder), plans)
         measured = measure_all(_made(paths, plans, Path(folder)), wanted, out.talk)
         rows = [{**row, "type": type_name(row["file_type"])} for row in measured]
     if plot:
@@ -140,11 +141,24 @@ def _plans(paths: list[Path], types: str | None, imatrix: Path | None, requantiz
         return []
     if len(paths) > 1:
         raise UsageError("--types takes one REF, which is quantized", hint=f"liquid compare {paths[0]} --types {types}")
-    names = [name.strip() for name in types.split(",") if name.strip()]
+    names = dict.fromkeys(name.strip() for name in types.split(",") if name.strip())
+    if not names:
+        raise UsageError("--types names no type", hint="for example --types Q8_0,Q4_K_M")
     plans = [plan(paths[0], name, imatrix=imatrix, allow_requantize=requantize) for name in names]
     for each in plans:
         check_importance(each)
     return plans
+
+
+def _check_room(folder: Path, plans: list[Plan]) -> None:
+    """For the largest: there is one at a time."""
+    from ..files import check_space
+
+    try:
+        check_space(folder, max((plan.size_bytes for plan in plans), default=0))
+    except DiskSpaceError as error:
+        hint = f"TMPDIR=FOLDER liquid compare ... makes them on another disk than that of {folder.parent}"
+        raise DiskSpaceError(error.message, hint=hint) from error
 
 
 def _made(paths: list[Path], plans: list[Plan], folder: Path) -> Iterator[Path]:

@@ -61,6 +61,7 @@ def test_wrong_words(liquid, pair, tmp_path):
     failed(liquid("compare", tmp_path / "none.gguf", *FEW), 3)
     failed(liquid("compare", pair[0], *FEW, "--types", "Q9_9"), 2, "Q9_9")
     failed(liquid("compare", *pair, *FEW, "--types", "Q8_0"), 2, "one REF")
+    failed(liquid("compare", pair[0], *FEW, "--types", " ,"), 2, "--types names no type")
     failed(liquid("compare", pair[0], *FEW, "--types", "IQ2_XXS", "--allow-requantize"), 2, "--imatrix")
     failed(liquid("compare", *pair, *FEW, "--imatrix", "i.gguf"), 2, "--types")
     failed(liquid("compare", *pair, *FEW, "-npl", "0"), 2, "-npl")
