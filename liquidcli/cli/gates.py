@@ -204,6 +204,8 @@ def show(file: AnyFile, json: Json = False, quiet: Quiet = False) -> None:
         ("kv policy", depth.kv_policy), ("always run", f"the first {depth.always_run_tokens} positions"),
         ("min layers", depth.min_layers),
     ]  # fmt: skip
+    if info.n_updated:
+        pairs.append(("updates", f"{info.n_updated} matrices of the base, rank {info.rank}, merged by `gates apply`"))
     if info.base:
         pairs.append(("base", f"{info.base['architecture']}, norms sha256 {info.base['norms_sha256'][:16]}..."))
     out.fields(pairs)

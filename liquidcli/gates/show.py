@@ -31,7 +31,8 @@ class GateRow:
 
 @dataclass(frozen=True)
 class GatesInfo:
-    """A file's gates. `base` is the identity of the base a pack belongs to; None for a model."""
+    """A file's gates. `base` is the identity of the base a pack belongs to; None for a model. `n_updated` matrices of
+    it are changed when the pack is applied, by updates of at most `rank`."""
 
     path: Path
     is_pack: bool
@@ -41,6 +42,8 @@ class GatesInfo:
     gates: tuple[GateRow, ...]
     base: dict[str, Any] | None
     size_bytes: int
+    n_updated: int = 0
+    rank: int = 0
 
     def as_json(self) -> dict[str, Any]:
         depth = asdict(self.depth)
@@ -55,6 +58,7 @@ class GatesInfo:
             "size_bytes": self.size_bytes,
             "layers_total": self.n_layer,
             "base": self.base,
+            "updates": {"matrices": self.n_updated, "rank": self.rank},
             "depth": {**depth, "calibration": calibration},
             "gates": [asdict(gate) for gate in self.gates],
         }
@@ -65,9 +69,10 @@ def describe_gates(path: Path | str) -> GatesInfo:
     path = Path(path)
     with open_gguf(path) as f:
         is_pack = f.metadata.get("general.type") == "adapter"
-        base = None
+        base, lora = None, {}
         if is_pack:
             pack = read_pack(path)
+            lora = pack.lora
             depth, base, n_layer = pack.depth, pack.base.as_json(), pack.base.block_count
         elif "liquid.depth.gate_span" not in f.metadata:
             raise NotFoundError(
@@ -78,9 +83,8 @@ def describe_gates(path: Path | str) -> GatesInfo:
             n_layer = f.block_count
             depth = read_depth(f, n_layer)
         rows = tuple(_row(f, depth, gate) for gate in depth.layout.gates())
-        return GatesInfo(
-            path, is_pack, str(f.metadata.get("general.name", "")), n_layer, depth, rows, base, f.size_bytes
-        )
+        name, rank = str(f.metadata.get("general.name", "")), max((len(a) for a, _ in lora.values()), default=0)
+        return GatesInfo(path, is_pack, name, n_layer, depth, rows, base, f.size_bytes, len(lora), rank)
 
 
 def _row(f: GGUFFile, depth: Depth, gate: GatePlace) -> GateRow:

@@ -96,3 +96,27 @@ def test_training_tells_its_progress_and_writes_pack_and_report(liquid, tmp_path
     assert "pricing layers" in done.stderr and "end to end" in done.stderr
     failed(liquid(*words), 2, "--resume")
     assert liquid(*words, "--resume", "-q").returncode == 0
+
+
+def test_train_writes_a_pack_its_report_and_goes_on_with_resume(liquid, tmp_path, base):
+    rows = [{"tokens": [(7 * i + j * j) % 16 for j in range(40)]} for i in range(24)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = (
+        "gates", "train", base, "-o", "p.gguf", "--data", "a.jsonl", "--layers", "1-2", "--n-gates", "3",
+        "--scope", "attn+ffn", "--kv", "drop", "--rank", "2", "--target", "80%", "--adapter-size", "32",
+        "--harvest-tokens", "200", "--epochs", "2", "--tune-tokens", "1024", "-t", "1", "--device", "cpu",
+    )  # fmt: skip
+    done = liquid(*words)
+    assert done.returncode == 0 and "pack" in done.stdout and "80" in done.stdout, done.stderr
+    assert "end to end" in done.stderr and "calibrating" in done.stderr
+    told = json.loads(liquid("gates", "show", "p.gguf", "--json").stdout)
+    assert len(told["gates"]) == 3 and {gate["scope"] for gate in told["gates"]} <= {"attn", "ffn"}
+    assert told["depth"]["kv_policy"] == "drop" and told["updates"]["rank"] == 2 and told["updates"]["matrices"] >= 5
+    assert "rank 2, merged" in liquid("gates", "show", "p.gguf").stdout
+    report = json.loads((tmp_path / "p.gguf.json").read_text())
+    assert report["options"]["rank"] == 2 and len(report["places"]) == 3 and len(report["curve"]) == 2
+    failed(liquid(*words), 2, "--resume goes on")
+    failed(liquid(*words, "--resume", "--seed", "9"), 2, "other seed")
+    assert liquid(*words, "--resume", "-q").returncode == 0
+    applied = json.loads(liquid("gates", "apply", base, "p.gguf", "-o", "out.gguf", "--json").stdout)
+    assert len(applied["merged"]) == told["updates"]["matrices"]
