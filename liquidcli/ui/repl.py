@@ -20,6 +20,7 @@ from .console import out
 from .depth_words import draw_reply
 from .figures import answer_line, answer_status, engine_line
 from .lineedit import Reader
+from .waiting import said_until_first
 
 _NEARLY_FULL = (0.95, 0.80)
 _TAKEN_BACK = "the question is taken back, Up brings it again"
@@ -90,7 +91,7 @@ class Repl:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
         view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
         with closing(events):  # also when nobody reads any more: the model is given back after this
-            for event in events:
+            for event in said_until_first(events, "reading ..."):
                 view.feed(event.text)
         view.end()
         self.n_answers += 1
