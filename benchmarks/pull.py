@@ -115,6 +115,7 @@ def _serve(path: Path, sha256: str) -> Iterator[str]:
             with path.open("rb") as file:
                 self.connection.sendfile(file)
 
+    ThreadingHTTPServer.handle_error = lambda *_: None  # type: ignore[method-assign]  # who reads a header hangs up
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -72,8 +72,7 @@ def _pulled(ref: str | None, offline: bool) -> dict[str, Any]:
     with out.progress(ref or "default model", None) as bar:
         if name is not None:
             before = _here(name)
-            _warn_if_too_big(name, offline)
-            path = resolve_file(name, offline=offline, progress=bar.update, update=True)
+            path = resolve_file(name, offline=offline, progress=bar.update, update=True, planned=_warn_if_too_big)
             if before and before != path and before.resolve() != path.resolve():
                 notes = (f"a newer version of {name} came; liquid prune deletes the old one",)
         if name is None or with_gates:
@@ -111,24 +110,20 @@ def _planned(ref: str | None) -> dict[str, Any]:
     return {"ref": ref, **told, **(_fit(plan) if plan else {})}
 
 
-def _warn_if_too_big(name: str, offline: bool) -> None:
+def _warn_if_too_big(plan: Any) -> None:
     """Before the first byte of a big model: does it fit? A failure to say is no failure to fetch."""
     import contextlib
 
     from ..amounts import size_text
     from ..errors import LiquidError
-    from ..hub.resolve import plan_pull
 
-    if offline:
+    if plan.missing_bytes < _ASKED_FROM_BYTES:
         return
     with contextlib.suppress(LiquidError):
-        plan = plan_pull(name).get("plan")
-        if plan is None or plan.missing_bytes < _ASKED_FROM_BYTES:
-            return
         told = _fit(plan)
         if told.get("fits") is False:
             need, there = size_text(told["memory_bytes"]), size_text(told["available_bytes"])
-            out.warn(f"{name} needs about {need} of memory, {there} are available; --dry-run tells what fits")
+            out.warn(f"{plan.repo_id} needs about {need} of memory, {there} are available; --dry-run tells what fits")
 
 
 def _fit(plan: Any) -> dict[str, Any]:

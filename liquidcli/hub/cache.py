@@ -159,6 +159,14 @@ def forget_partial(etag: str) -> None:
         (liquid_home() / "partial" / f"{etag}.json").unlink(missing_ok=True)
 
 
+def forget_gone() -> None:
+    """Drop records whose part is not there any more, whoever removed it."""
+    known = {partial.etag for partial in partials()}
+    for record in (liquid_home() / "partial").glob("*.json"):
+        if record.stem not in known:
+            record.unlink(missing_ok=True)
+
+
 def partials() -> list[Partial]:
     """Downloads that were begun and are not whole, as far as they are known by name."""
     found = []

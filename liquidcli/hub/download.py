@@ -188,15 +188,23 @@ class _Hash:
 
     def __init__(self, digest: Any) -> None:
         self._digest, self._pieces = digest, queue.SimpleQueue[bytes | None]()
+        self._batch, self._batch_bytes = list[bytes](), 0
         self._given_bytes = self._taken_bytes = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def update(self, piece: bytes) -> None:
+        self._batch.append(piece)
+        self._batch_bytes += len(piece)
+        if self._batch_bytes >= _TOLD_BYTES:  # rarely, for each handing over makes two threads wait for one another
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         while self._given_bytes - self._taken_bytes > _BEHIND_BYTES:
             time.sleep(0.001)
-        self._given_bytes += len(piece)
-        self._pieces.put(piece)
+        self._given_bytes += self._batch_bytes
+        self._pieces.put(b"".join(self._batch))
+        self._batch, self._batch_bytes = [], 0
 
     def hexdigest(self) -> str:
         self.close()
@@ -204,6 +212,7 @@ class _Hash:
 
     def close(self) -> None:
         if self._thread.is_alive():
+            self._hand_over()
             self._pieces.put(None)
             self._thread.join()
 

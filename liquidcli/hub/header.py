@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import IntegrityError
-from ..gguf_parse import read_shard
+from ..gguf_parse import MAGIC, read_shard
 from .pull import PullPlan
 from .transport import hub_errors, request_headers
 
@@ -27,11 +27,15 @@ def remote_metadata(plan: PullPlan) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="liquid-") as folder, hub_errors(plan.repo_id):
         part = Path(folder) / "header.gguf"
         for n_bytes in _TRIED_BYTES:
-            part.write_bytes(_beginning(url, min(n_bytes, file.size_bytes)))
+            beginning = _beginning(url, min(n_bytes, file.size_bytes))
+            if beginning[:4] != MAGIC:
+                return None
+            part.write_bytes(beginning)
             with part.open("r+b") as handle:
                 handle.truncate(file.size_bytes)  # a hole where the tensors would be
             try:
-                return read_shard(part, 0).metadata
+                metadata = read_shard(part, 0).metadata
+                return metadata if metadata.get("general.architecture") else None
             except IntegrityError:
                 if n_bytes >= file.size_bytes:
                     return None

@@ -136,6 +136,7 @@ def prune(found: list[Garbage]) -> int:
         elif item.path not in links:
             item.path.unlink(missing_ok=True)
     _remove_from_hub(links)
+    cache.forget_gone()
     return sum(item.size_bytes for item in found)
 
 

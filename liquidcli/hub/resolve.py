@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,16 @@ def resolve_model(
     return ResolvedModel(path, name, notes=("no gate pack is built in for the default model: every layer will run",))
 
 
-def resolve_file(name: str, *, offline: bool = False, progress: Progress | None = None, update: bool = False) -> Path:
-    """A plain reference to its file. With `update` the hub is asked even if a version is stored."""
+def resolve_file(
+    name: str,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    update: bool = False,
+    planned: Callable[[pull.PullPlan], object] = lambda plan: None,
+) -> Path:
+    """A plain reference to its file. With `update` the hub is asked even if a version is stored; its `planned` is told
+    what will be fetched, before it is."""
     if _is_file(name):
         return Path(name)
     name = store.aliases().get(name, name)
@@ -65,7 +74,9 @@ def resolve_file(name: str, *, offline: bool = False, progress: Progress | None 
         raise NotFoundError(f"{name} is not on this machine", hint=f"liquid pull {name}")
     if ref.kind == "url":
         return address.fetch(ref, progress)
-    return pull.run(pull.plan(ref), progress)[0]
+    found = pull.plan(ref)
+    planned(found)
+    return pull.run(found, progress)[0]
 
 
 def plan_pull(ref: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from .download import Stopped
 from .transport import Progress
 
 AT_ONCE = 4
+_LEFT_S = 2.0  # a thread that hangs in the network for longer is left to the end of the process
 Job = Callable[[Progress, threading.Event], Any]
 
 
@@ -52,8 +54,10 @@ def together(jobs: Sequence[Job], total_bytes: int, what: str, progress: Progres
         return _collected(outcomes, len(jobs))
     finally:
         stop.set()
+        deadline = time.monotonic() + _LEFT_S
         for thread in threads:
-            thread.join(2.0)  # one that hangs in the network is left to the end of the process
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _collected(outcomes: queue.SimpleQueue, n: int) -> list[Any]:

@@ -174,7 +174,7 @@ def test_prune_finds_garbage_and_nothing_else() -> None:
     found = housekeeping.garbage()
     old = folder / "snapshots" / OLD / "m.Q4_0.gguf"
     assert {item.path for item in found} == {stale, orphan, old, unpacked, outdated, packless}
-    assert housekeeping.prune(found) == len(b"part" b"o" b"old" b"wheel" b"12" b"345") and not unpacked.exists()
+    assert housekeeping.prune(found) == len(b"partooldwheel12345") and not unpacked.exists()
     assert names() == {"x/m:Q4_0", "x/m:Q2_K", "y/pinned:Q4_0", "base", kept.stem, unknown.stem} and fresh.exists()
     assert housekeeping.garbage() == []
 
@@ -219,6 +219,18 @@ def test_combined_files_are_built_once_per_pair(tmp_path: Path, monkeypatch: pyt
     assert built.pop() == first.path, "bytes that changed are not used"
     (tmp_path / "pack.gguf").write_bytes(b"another pack")
     assert resolve.resolve_model("base.gguf", gates="pack.gguf").path != first.path and len(built) == 2
+
+
+def test_a_pack_beside_a_model_is_its_gates_and_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "_builtin_pack", lambda base: None)
+    monkeypatch.setattr("liquidcli.gates.apply.apply_pack", lambda base, pack, out, progress: out.write_bytes(b"both"))
+    cached("x/m", NEW, {"m.Q4_0.gguf": b"4", "sub/m.gates.gguf": b"pack", "m-gates-Q8_0.gguf": b"a model"})
+    cached("x/plain", NEW, {"m.Q4_0.gguf": b"4"})
+    assert names() == {"x/m:Q4_0", "x/m:Q8_0", "x/plain:Q4_0"}
+    model = resolve.resolve_model("x/m:Q4_0+gates", offline=True)
+    assert model.path.read_bytes() == b"both" and model.pack is not None and model.pack.read_bytes() == b"pack"
+    with pytest.raises(NotFoundError, match="no built-in gate pack"):
+        resolve.resolve_model("x/plain+gates", offline=True)
 
 
 def test_a_full_disk_names_what_moves_the_store_not_an_option(tmp_path: Path, monkeypatch) -> None:
