@@ -29,7 +29,7 @@ def load_harvested(run: Run, where: Sequence[int | GatePlace]) -> Harvested:
     picks = [run.candidates.index(place) for place in places]
     chunks = []
     for path in sorted((run.state / "chunks").glob("*.pt")):
-        found = torch.load(path, mmap=True)
+        found = torch.load(path, mmap=True, map_location="cpu")
         chunks.append(Harvest(**{name: value[picks].to(torch.get_default_device()) for name, value in found.items()}))
     read = ["ffn_norm" if place.scope == "ffn" else "attn_norm" for place in places]
     norms = {"attn_norm": read, "ffn_norm": ["ffn_norm"] * len(places)}
@@ -146,7 +146,7 @@ def _local_figures(data: Harvested, gates: Gates, rows: slice, level: float, kep
 
 
 def load_local(run: Run) -> tuple[Gates, list[dict]]:
-    kept = torch.load(run.state / "local.pt")
+    kept = torch.load(run.state / "local.pt", map_location="cpu")
     places = [GatePlace(**place) for place in kept["places"]] if "places" in kept else kept["layers"]
     gates = Gates(places, run.base.shape.n_embd, kept["gates"]["skip_gate"].shape[2])
     gates.load_state_dict(kept["gates"])

@@ -189,7 +189,7 @@ def tune(run: Run, *, save_every: int = 10) -> None:
     tuner = Tuner(run.network, gates, o.lr, o.gate_lr, o.target, seed=o.seed + 2)
     curve: list[dict] = []
     if path.exists():
-        before = torch.load(path)
+        before = torch.load(path, map_location="cpu")
         tuner.load_state(before["tuner"])
         curve = before["curve"]
     rows = run.rows(o.seed + 1)
@@ -209,7 +209,7 @@ def finished_gates(run: Run) -> tuple[Gates, list[dict]]:
     if not (run.state / "tune.pt").exists():
         return gates, []
     gates.add_updates(run.base, run.options.rank)
-    kept = torch.load(run.state / "tune.pt")
+    kept = torch.load(run.state / "tune.pt", map_location="cpu")
     gates.load_state_dict(kept["tuner"]["gates"])
     return gates, kept["curve"]
 
