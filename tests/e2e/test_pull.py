@@ -99,6 +99,23 @@ def test_habits_of_other_tools(liquid: Liquid, hub: FakeHub) -> None:
     failed(liquid("pull", REPO, "--include", "*.xyz"), 3, "no file like *.xyz")
 
 
+def test_a_big_model_that_does_not_fit_is_told_before_it_comes(liquid: Liquid, hub: FakeHub) -> None:
+    code = (
+        "import sys\n"
+        "from liquidcli.__main__ import main\n"
+        "import importlib, liquidcli.runtime.fit\n"
+        "importlib.import_module('liquidcli.cli.pull')._ASKED_FROM_BYTES = 1_000_000\n"
+        "liquidcli.runtime.fit.available_bytes = lambda: 2_000_000\n"
+        "sys.argv = ['liquid', *sys.argv[1:]]\nmain()\n"
+    )
+    for ref, is_told in ((REPO, False), (f"{REPO}:Q8_0", True)):
+        command = [*liquid.command()[:1], "-c", code, "pull", ref]
+        result = subprocess.run(command, env=liquid.environment(), capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert ("needs about 3.2 MB of memory, 2.0 MB are available" in result.stderr) is is_told, result.stderr
+    assert [span for _, span in hub.gets()] == [None, "bytes=0-1048575", None]
+
+
 def test_shards_come_together(liquid: Liquid, hub: FakeHub) -> None:
     parts = {f"big/Big-Q4_0-{i:05d}-of-00002.gguf": b"GGUF part %d" % i for i in (1, 2)}
     hub.repos["someone/Big"] = dict(parts)
