@@ -39,7 +39,7 @@ VERBS = {  # in the order of --help, each the name of its module: how its own he
     "doctor": "Tell what runs where and why.",
     "fit": "Estimate the memory a stored model needs.",
     "cp": "Give a model another name.",
-    "rm": "Delete stored models, or aliases.",
+    "rm": "Delete stored models, downloads broken off, or aliases.",
     "prune": "Delete files nobody needs any more.",
     "verify": "Check the sha256 of stored models.",
 }

@@ -137,9 +137,10 @@ class Sessions:
 def checked(name: str) -> str:
     """A name that is a file's and nothing more."""
     if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name[:80]!r} is no name for a session", hint="letters, digits, dot, dash and underscore, at most 64"
-        )
+        near = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64]
+        like = f"like {near}: " if near else ""
+        hint = f"{like}letters, digits, dot, dash and underscore, at most 64"
+        raise UsageError(f"{name[:80]!r} is no name for a session", hint=hint)
     return name
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ..errors import LiquidError
 from .stream import UNSAFE, Sanitizer, sanitize
+from .wrap import WordWrap
 
 EXIT_BROKEN_PIPE = 141
 
@@ -65,16 +67,16 @@ class Out:
 
     def talk(self, text: str) -> None:
         if not self.quiet:
-            self._write(sys.stderr, sanitize(text) + "\n")
+            self._write(sys.stderr, _folded(sanitize(text), sys.stderr) + "\n")
 
     def warn(self, text: str) -> None:
         if not self.quiet:
-            self._write(sys.stderr, f"{self._paint('warning:', '33')} {sanitize(text)}\n")
+            self._say("warning:", "33", sanitize(text))
 
     def error(self, error: LiquidError) -> None:
-        self._write(sys.stderr, f"{self._paint('error:', '1;31')} {one_line(error.message)}\n")
+        self._say("error:", "1;31", one_line(error.message))
         if error.hint:
-            self._write(sys.stderr, f"{self._paint('hint:', '36')} {one_line(error.hint)}\n")
+            self._say("hint:", "36", one_line(error.hint))
 
     def confirm(self, question: str) -> bool:
         """Ask on stderr; no terminal, no answer and anything but yes are a no."""
@@ -94,8 +96,9 @@ class Out:
             with bar(what, total, unit, color=wants_color(sys.stderr)) as running:
                 yield running
 
-    def _paint(self, word: str, code: str) -> str:
-        return f"\x1b[{code}m{word}\x1b[0m" if wants_color(sys.stderr) else word
+    def _say(self, word: str, code: str, text: str) -> None:
+        painted = f"\x1b[{code}m{word}\x1b[0m" if wants_color(sys.stderr) else word
+        self._write(sys.stderr, _folded(f"{word} {text}", sys.stderr).replace(word, painted, 1) + "\n")
 
     def _write(self, file: IO[str], text: str) -> None:
         try:
@@ -126,6 +129,14 @@ def wants_color(file: IO[str]) -> bool:
 def one_line(text: str) -> str:
     """A message that may quote a hostile file, on one line."""
     return " ".join(sanitize(text).split())
+
+
+def _folded(text: str, file: IO[str]) -> str:
+    """Broken between words where a terminal would break them anywhere."""
+    if not is_terminal(file):
+        return text
+    wrap = WordWrap(shutil.get_terminal_size().columns)
+    return wrap.feed(text) + wrap.end()
 
 
 def _plain(value: Any) -> Any:

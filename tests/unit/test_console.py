@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,7 +106,7 @@ def test_errors_are_one_line_whatever_the_file_said(terminal, monkeypatch) -> No
     stderr.truncate(0), stderr.seek(0)
     monkeypatch.setenv("NO_COLOR", "1")
     Out().error(IntegrityError("bad"))
-    assert stderr.getvalue() == "error: bad\n" and stdout.getvalue() == ""
+    assert stderr.getvalue().startswith("error: bad\nhint: ") and stdout.getvalue() == ""
 
 
 def test_quiet_is_quiet_but_errors_speak(terminal) -> None:
@@ -161,3 +162,18 @@ def test_numbers_in_words() -> None:
     assert [age_text(s) for s in (5, 61, 7200, 90_000, 2e6)] == [
         "just now", "1 minute ago", "2 hours ago", "1 day ago", "3 weeks ago"
     ]  # fmt: skip
+
+
+def test_talk_breaks_between_words_on_a_terminal_and_nowhere_in_a_pipe(monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = "seven words that do not fit into forty columns"
+    for stream, shown in ((Terminal(), text.replace(" columns", "\ncolumns")), (io.StringIO(), text)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        Out().talk(text)
+        assert stream.getvalue().replace(" \n", "\n") == f"{shown}\n"
