@@ -136,7 +136,11 @@ def _fit(plan: Any) -> dict[str, Any]:
     if metadata is None:
         return {}
     meant = verdict(metadata, sum(file.size_bytes for file in plan.files))
-    quants = [{"path": path, "tag": quant_tag(path), **verdict(metadata, size)} for path, size in plan.choices]
+    tags = [quant_tag(path) for path, _ in plan.choices]
+    quants = [
+        {"path": path, "tag": tag if tags.count(tag) == 1 else None, **verdict(metadata, size)}
+        for (path, size), tag in zip(plan.choices, tags, strict=True)
+    ]
     return {"architecture": metadata.get("general.architecture"), **meant, "quants": quants}
 
 

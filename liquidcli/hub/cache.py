@@ -22,7 +22,8 @@ from .home import folder, hub_cache, liquid_home
 
 _LOOK_S = 0.5  # how often a process that waits for another one looks how far that is
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|\0|(^|/)\.{0,2}(/|$)")
+_OUTSIDE = re.compile(r"^$|^/|^[A-Za-z]:|\\|(^|/)\.{0,2}(/|$)")
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def part_of(blobs: Path, etag: str) -> Path:
 
 
 def check_inside(repo_id: str, path: str) -> None:
-    """IntegrityError for a file name that leads out of its repository."""
+    """IntegrityError for a file name that leads out of its repository, or that no terminal can show."""
+    if _UNSEEN.search(path):
+        raise IntegrityError(f"{repo_id} lists the file {path!r}, with control characters", hint="do not trust it")
     if _OUTSIDE.search(path):
         raise IntegrityError(
             f"{repo_id} lists the file {path!r}, whose name leads out of the repository", hint="do not trust it"
@@ -89,7 +92,7 @@ def link(repo_id: str, revision: str, commit: str, file: RemoteFile) -> Path:
 
 
 def _put(blob: Path, pointer: Path) -> None:
-    fresh = pointer.with_name(f".{pointer.name[:100]}.{os.getpid()}.{time.monotonic_ns()}")
+    fresh = pointer.with_name(f".{os.getpid()}.{time.monotonic_ns()}")
     try:
         fresh.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:

@@ -93,7 +93,8 @@ def pull_snapshot(
     repo_id, commit, files = _repository(found.repo_id, revision, _METADATA_LIMIT_S)
     wanted = _like(files, patterns) if patterns else _checkpoint(repo_id, files)
     if not wanted:
-        raise NotFoundError(f"{repo_id} has no file like {', '.join(patterns or ())}")
+        said = f"{repo_id} has no file like {', '.join(patterns or ())}"
+        raise NotFoundError(said, hint=f"look at https://huggingface.co/{repo_id}/tree/{revision}")
     paths = run(_plan(repo_id, revision, commit, wanted), progress)
     return paths[0].parents[wanted[0].path.count("/")]
 

@@ -66,12 +66,12 @@ def is_spelled_like_ref(text: str) -> bool:
 
 def _hub(text: str, rest: str, *, must: bool) -> Reference:
     match = _HUB.fullmatch(rest)
-    if match and (must or not match["repo"].endswith(".gguf")):
+    if match and (must or not match["repo"].lower().endswith(".gguf")):
         found = Reference(text, "hub", match["repo"], match["rev"] or "main", match["tag"])
-        is_file = (match["tag"] or "").endswith(".gguf")
+        is_file = (match["tag"] or "").lower().endswith(".gguf")
         return replace(found, tag=None, file=match["tag"]) if is_file else found
     file = _HUB_FILE.fullmatch(rest)
-    if file and (must or rest.endswith(".gguf")):
+    if file and (must or rest.lower().endswith(".gguf")):
         return Reference(text, "hub", file["repo"], file["rev"] or "main", file=_safe(text, file["file"]))
     if must:
         raise UsageError(f"{text} does not name a model on the hub", hint=_HOW)
@@ -99,5 +99,5 @@ def _hub_page(text: str, path: str) -> Reference:
 
 def _safe(text: str, file: str) -> str:
     if any(part in ("", ".", "..") for part in file.split("/")) or "\\" in file:
-        raise UsageError(f"{text} does not name a file inside a repository")
+        raise UsageError(f"{text} does not name a file inside a repository", hint="hf.co/owner/name/file.gguf does")
     return file

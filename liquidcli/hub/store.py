@@ -144,7 +144,8 @@ def snapshots(folder: Path, revision: str) -> list[Path]:
 
 def gguf_files(snapshot: Path) -> list[str]:
     """GGUF files of a snapshot, by their names in the repository; links to nowhere are left out."""
-    return sorted(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf") if path.is_file())
+    found = (path for path in snapshot.rglob("*") if path.suffix.lower() == ".gguf" and path.is_file())
+    return sorted(path.relative_to(snapshot).as_posix() for path in found)
 
 
 def _own_models(folder: str, source: Literal["local", "combined"]) -> Iterator[StoredModel]:

@@ -116,6 +116,12 @@ def test_a_big_model_that_does_not_fit_is_told_before_it_comes(liquid: Liquid, h
     assert [span for _, span in hub.gets()] == [None, "bytes=0-1048575", None]
 
 
+def test_names_in_capitals_are_models_too(liquid: Liquid, hub: FakeHub) -> None:
+    hub.repos["x/case"] = {"M.GGUF": MODEL}
+    assert liquid("pull", "x/case").returncode == 0 and "x/case/M.GGUF" in liquid("list", "-q").stdout
+    assert json.loads(liquid("show", "x/case/M.GGUF", "--json").stdout)["architecture"] == "llama"
+
+
 def test_shards_come_together(liquid: Liquid, hub: FakeHub) -> None:
     parts = {f"big/Big-Q4_0-{i:05d}-of-00002.gguf": b"GGUF part %d" % i for i in (1, 2)}
     hub.repos["someone/Big"] = dict(parts)

@@ -218,6 +218,13 @@ def test_a_disk_that_fills_up_on_the_way(liquid: Liquid, hub: FakeHub) -> None:
 CLIMBING = ("../../../../evil.Q8_0.gguf", "/tmp/evil.Q8_0.gguf", "a/../../evil.Q8_0.gguf", "..\\evil.Q8_0.gguf")
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred.Q8_0.gguf", "two\nlines.Q8_0.gguf"])
+def test_names_that_would_write_on_the_terminal(liquid: Liquid, hub: FakeHub, name: str) -> None:
+    hub.repos[REPO] = {name: BIG}
+    failed(liquid("pull", REPO), 6, "control characters")
+    assert hub.gets() == []
+
+
 @pytest.mark.parametrize("name", CLIMBING)
 def test_names_that_climb_out_of_the_store(liquid: Liquid, hub: FakeHub, name: str) -> None:
     hub.repos[REPO] = {name: BIG}
