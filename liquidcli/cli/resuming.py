@@ -57,8 +57,10 @@ def _latest(ref: str | None) -> Session:
 
 
 def brought_along(options: Mapping[str, Any], ref: str | None, session: Session) -> tuple[dict[str, Any], str | None]:
-    """Options and model of a session, wherever the command line says nothing else."""
+    """Options and model of a session, wherever the command line says nothing else; another model brings its own."""
     merged = dict(options)
+    if ref is not None and _typed(ref) not in (session.model.get("ref"), session.model.get("path")):
+        return merged, ref
     for name in _CARRIED:
         if name in session.options and (ref is None or name != "gates") and options[name] == default(name):
             merged[name] = session.options[name]

@@ -118,6 +118,9 @@ def test_a_chat_at_a_terminal_is_saved_and_goes_on_where_it_was(liquid: Liquid, 
     assert saved(liquid) == ["talk.json", "talk.state"]
     other = liquid("chat", "--resume", "talk", "-c", "256", *FIXED, stdin="and more\n")
     assert "another context size, the text is read anew" in other.stderr and other.returncode == 0
+    plain = write_gguf(make_model("linear"), liquid.home / "plain.gguf")
+    another = liquid("chat", plain, "--resume", "talk", *FIXED, stdin="and more\n")
+    assert another.returncode == 0 and "another model, the text is read anew" in another.stderr
     failed(liquid("chat", "--resume", "nothing"), 3, "no session nothing", "talk")
     failed(liquid("chat", "other.gguf", "--continue"), 3, "no session with other.gguf", "liquid chat --continue")
 
