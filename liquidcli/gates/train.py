@@ -4,11 +4,12 @@
     harvest   one pass of the full base, with gradients          chunks/NNNN.pt
     local     adapters, gates and the choice of layers           local.pt
     tune      adapters end to end under hard decisions           tune.pt
-    pack      gates again, biases, threshold, calibration        PACK, PACK.json
+    settle    gates once more, for the final adapters            gates.pt
+    pack      biases, threshold, calibration                     PACK, PACK.json
 
 With `init`, adapters and the choice of layers come from a pack and the local stage fits gates alone. A run that was
-stopped goes on where it was with `resume`; the chunks, by far the largest, are deleted when the pack is written. Knows
-the order; the mathematics is in `local`, `tune`, `judge` and `balance`, what is written in `result`.
+stopped goes on where it was with `resume`; the chunks, by far the largest, are deleted when the gates are settled.
+Knows the order; the mathematics is in `local`, `tune`, `judge` and `balance`, what is written in `result`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from .tune import Tuner
 from .vocab import Vocabulary
 
 Progress = Callable[[int, int, str], None]
+SETTLED = "gates.pt"
 
 
 @dataclass
@@ -96,13 +98,14 @@ def train(
     options.check()
     _open_state(state, options, resume)
     run = Run(_as_gguf(Path(base), state, progress), state, options, progress)
-    write_own_text(run)
-    harvest_chunks(run)
-    fit_local(run)
-    tune(run)
-    report = write_result(run, out)
+    if not (state / SETTLED).exists():
+        write_own_text(run)
+        harvest_chunks(run)
+        fit_local(run)
+        tune(run)
+        settle(run)
     shutil.rmtree(state / "chunks", ignore_errors=True)
-    return report
+    return write_result(run, out)
 
 
 def _device(name: str) -> str:
@@ -204,7 +207,7 @@ def tune(run: Run, *, save_every: int = 10) -> None:
         run.tell(tuner.done, n_steps, f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}")
 
 
-def finished_gates(run: Run) -> tuple[Gates, list[dict]]:
+def tuned_gates(run: Run) -> tuple[Gates, list[dict]]:
     gates, _ = load_local(run)
     if not (run.state / "tune.pt").exists():
         return gates, []
@@ -214,16 +217,24 @@ def finished_gates(run: Run) -> tuple[Gates, list[dict]]:
     return gates, kept["curve"]
 
 
-def write_result(run: Run, out: Path) -> dict[str, Any]:
-    """Stage `pack`: gates once more for the final adapters, what held-out text decides, the pack and its report."""
-    started, o = time.time(), run.options
-    gates, curve = finished_gates(run)
+def settle(run: Run) -> None:
+    """Stage `settle`: prices of what is skipped, and from them the gates, once more."""
+    o = run.options
+    gates, curve = tuned_gates(run)
     if curve and not o.gate_lr:
         data = load_harvested(run, gates.places)
         price_gates(run, data, gates)
         level, _ = skip_level(data, gates, o.target, len(gates.places), run.base.shape.n_layer, run.worth(gates))
         with torch.no_grad():
             gates.bias.sub_(level)
+    save({"gates": gates.state_dict()}, run.state / SETTLED)
+
+
+def write_result(run: Run, out: Path) -> dict[str, Any]:
+    """Stage `pack`: what held-out text decides, the pack and its report."""
+    started, o = time.time(), run.options
+    gates, curve = tuned_gates(run)
+    gates.load_state_dict(torch.load(run.state / SETTLED, map_location="cpu")["gates"])
     valid = [Source.parse(text) for text in o.valid]
     rows = held_out_rows(valid, run.vocab, run.own, o.n_ctx, o.valid_rows) or {"data": run.rows(o.seed + 9).take(8)}
     kinds = {name: Judge(run.network, some, min(gates.layers)) for name, some in rows.items()}
