@@ -109,6 +109,10 @@ def hub_errors(what: str) -> Iterator[None]:
         raise refused(what, error.response) from error
     except errors.LocalEntryNotFoundError as error:
         raise NetworkError(f"the connection broke while {what} was fetched", hint=AGAIN) from error
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the hub token holds letters that no token has", hint="hf auth login (or mend HF_TOKEN)"
+        ) from error
     except (errors.HTTPError, OSError) as error:
         raise _broken(what, error) from error
 

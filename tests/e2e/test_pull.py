@@ -220,6 +220,8 @@ def test_the_token_goes_neither_to_a_mirror_nor_to_an_address(liquid: Liquid, hu
     assert liquid("pull", f"{REPO}:Q8_0", **own).returncode == 0
     assert set(hub.tokens) == {"Bearer hf_secret"}
     hub.tokens.clear()
+    failed(liquid("pull", REPO, **{**own, "HF_TOKEN": "\u0142"}), 2, "token", "hf auth login")
+    hub.tokens.clear()
     result = liquid("pull", f"{hub.url}/plain/some/model.gguf", **own)
     assert Path(result.stdout.strip()) == liquid.home / "liquid/models/model.gguf"
     assert set(hub.tokens) == {None}

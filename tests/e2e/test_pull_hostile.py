@@ -97,7 +97,6 @@ def test_a_flipped_byte_of_the_right_size(liquid: Liquid, hub: FakeHub) -> None:
     nothing_wrong_is_stored(liquid)
     hub.flip_at = None
     assert arrived(liquid) == BIG
-    accepted_by_the_hubs_own_tools(liquid)
 
 
 def test_a_flipped_byte_on_the_own_disk(liquid: Liquid, hub: FakeHub) -> None:
