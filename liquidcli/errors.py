@@ -53,6 +53,7 @@ class MemoryFitError(LiquidError):
     """The model or its context does not fit in memory."""
 
     exit_code = 5
+    usual_hint = "a smaller context (-c N) or a smaller file of the model; liquid fit REF estimates what fits"
 
 
 class IntegrityError(LiquidError):

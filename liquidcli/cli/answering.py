@@ -99,7 +99,7 @@ def read_text(path: Path) -> str:
     if not path.exists():
         raise NotFoundError(f"there is no file {path}", hint=f"ls {path.parent} tells what there is")
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, a text file was expected")
+        raise UsageError(f"{path} is a folder, a text file was expected", hint=f"ls {path} tells what is in it")
     with path.open("rb") as file:
         return _bounded(file.read(_MAX_TEXT_BYTES + 1), str(path))
 

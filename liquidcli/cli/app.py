@@ -163,6 +163,8 @@ def execute(args: list[str]) -> int:
 
             traceback.print_exc()
         failure = explain(error)
+        if failure.exit_code == UsageError.exit_code and not failure.hint:
+            failure.hint = f"{' '.join(['liquid', *(word for word in args[:1] if word in VERBS)])} --help"
         if source := preset.sources.get(getattr(getattr(error, "param", None), "name", "")):
             failure.hint = f"it comes from {source}"
         if failure.message.startswith("Usage: "):

@@ -30,7 +30,7 @@ def at_full_depth(conversation: Conversation) -> Reply:
     """What the model says to the same tokens, with the same seed and as many words, when every layer runs."""
     last, engine, settings = conversation.last, conversation.engine, conversation.settings
     if last.summary is None or not last.prompt:
-        raise UsageError("there is no answer to compare with")
+        raise UsageError("there is no answer to compare with", hint="say something first, then /compare")
     n_answer = max(len(last.tokens), 1)
     sampling = settings.sampling.updated(seed=last.summary.seed)
     with beside(engine, len(last.prompt) + n_answer + 1) as full:

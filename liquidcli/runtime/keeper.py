@@ -122,7 +122,7 @@ class Keeper:
                 hint=f"/bye, then liquid chat --resume {name}",
             )
         if name == self.session.name and self.conversation.turns:
-            raise UsageError(f"{name} is the session you are in")
+            raise UsageError(f"{name} is the session you are in", hint="/clear begins another one")
         self.suspend()
         return self.resume(session)
 
@@ -134,7 +134,7 @@ class Keeper:
     def rename(self, name: str) -> None:
         """A name of a person's choice; from here on the session is saved and kept until it is deleted."""
         if not self.conversation.turns:
-            raise UsageError("there is nothing to save yet")
+            raise UsageError("there is nothing to save yet", hint=f"say something first, then /save {name}")
         self.paused = False
         if name != self.session.name:
             self.sessions.rename(self.session.name, name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import Interrupted, LiquidError, PromptTooLong
+from ..errors import Interrupted, LiquidError, PromptTooLong, UsageError
 from ..runtime.chat import Conversation
 from ..runtime.engine import Engine
 from ..runtime.events import Event
@@ -84,6 +84,8 @@ class Repl:
         except LiquidError as error:
             if isinstance(error, PromptTooLong):
                 error.hint = "/clear or /undo makes room, -c N at the start a larger context"
+            if isinstance(error, UsageError):
+                error.hint = error.hint or "/help lists what there is"
             out.error(error)
             self.failure = self.failure or error
 

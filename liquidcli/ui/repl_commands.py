@@ -86,7 +86,7 @@ def _clear(repl: Repl, _rest: str) -> None:
 def _stats(repl: Repl, _rest: str) -> None:
     summary = repl.conversation.last.summary
     if summary is None:
-        raise UsageError("there is no answer yet")
+        raise UsageError("there is no answer yet", hint="say something first, then /stats")
     policy = repl.engine.policy
     for line in answer_lines(summary, policy):
         out.data(line)

@@ -43,7 +43,7 @@ def depth(repl: Repl, rest: str) -> None:
 def _map(repl: Repl, rest: str) -> None:
     reply = repl.conversation.last
     if not reply.layers:
-        raise UsageError("there is no answer to draw")
+        raise UsageError("there is no answer to draw", hint="say something first, then /depth map")
     path = Path(rest).expanduser()
     if rest and (path.suffix or path.is_dir() or "/" in rest):
         draw_reply(path, repl.conversation)

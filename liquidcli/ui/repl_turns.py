@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 _MAX_FILE_BYTES = 1 << 24
 _METER_COLUMNS = 40
+_SAY_FIRST = "say something first"
 
 
 def regen(repl: Repl, _rest: str) -> None:
     events = repl.conversation.regenerate()
     if events is None:
-        raise UsageError("there is no answer to make again")
+        raise UsageError("there is no answer to make again", hint=_SAY_FIRST)
     repl.show(events, when_stopped="the answer stays as it was")
 
 
@@ -36,7 +37,7 @@ def edit(repl: Repl, rest: str) -> None:
         raise UsageError("/edit needs the new words here", hint="/edit TEXT")
     asked = repl.conversation.question()
     if asked is None:
-        raise UsageError("there is no turn to take back")
+        raise UsageError("there is no turn to take back", hint=_SAY_FIRST)
     if rest:
         ask_instead(repl, rest)
     else:
@@ -58,7 +59,7 @@ def ask_instead(repl: Repl, text: str) -> None:
 def _taken(repl: Repl) -> str:
     taken = repl.conversation.undo()
     if taken is None:
-        raise UsageError("there is no turn to take back")
+        raise UsageError("there is no turn to take back", hint=_SAY_FIRST)
     return taken
 
 
@@ -83,9 +84,11 @@ def _text(path: Path) -> str:
     with path.open("rb") as file:
         raw = file.read(_MAX_FILE_BYTES + 1)
     if len(raw) > _MAX_FILE_BYTES:
-        raise UsageError(f"{path} is longer than {_MAX_FILE_BYTES >> 20} MiB, no context holds that")
+        raise UsageError(
+            f"{path} is longer than {_MAX_FILE_BYTES >> 20} MiB, no context holds that", hint="/read a part of it"
+        )
     if b"\0" in raw:
-        raise UsageError(f"{path} is no text")
+        raise UsageError(f"{path} is no text", hint="/read takes text files, like *.py or *.md")
     return raw.decode("utf-8", "replace").strip("\n")
 
 

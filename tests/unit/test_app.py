@@ -176,3 +176,13 @@ def test_version_names_the_parts() -> None:
         [sys.executable, "-m", "liquidcli", "--version"], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert result.stdout.startswith("liquid ") and "llama-cpp-python" in result.stdout
+
+
+@pytest.mark.parametrize(("line", "hint"), [
+    ("run -m missing.gguf hi", "liquid list"), ("run --repeat-penalty 0 hi", "liquid run --help"), ("run -f missing", "ls"),
+    ("chat a b c", "liquid chat --help"), ("nosuch", "liquid --help"), ("run -s 99999999999 hi", "liquid run --help"),
+])  # fmt: skip
+def test_every_failure_names_what_to_type_next(line: str, hint: str, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LIQUID_HOME", str(tmp_path))
+    assert app.execute(line.split()) in (2, 3)
+    assert f"hint: {hint}" in capsys.readouterr().err

@@ -204,6 +204,7 @@ def test_what_cannot_be_done_is_a_sentence(typed: str, capsys) -> None:
     repl = session(typed + "\n")
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.out == "" and repl.failure is not None
+    assert "hint: " in said.err, "what to type next"
     assert (repl.conversation.settings.max_tokens, repl.conversation.settings.sampling.temp) == (-1, 0.8)
 
 
