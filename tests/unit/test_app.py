@@ -179,10 +179,11 @@ def test_version_names_the_parts() -> None:
 
 
 @pytest.mark.parametrize(("line", "hint"), [
-    ("run -m missing.gguf hi", "liquid list"), ("run --repeat-penalty 0 hi", "liquid run --help"), ("run -f missing", "ls"),
-    ("chat a b c", "liquid chat --help"), ("nosuch", "liquid --help"), ("run -s 99999999999 hi", "liquid run --help"),
+    ("run -m missing.gguf hi", "liquid list"), ("run --repeat-penalty 0 hi", "liquid run --help"),
+    ("run -f missing", "ls"), ("chat a b c", "liquid chat --help"), ("nosuch", "liquid --help"), ("run -s 99999999999 hi", "liquid run --help"),
 ])  # fmt: skip
 def test_every_failure_names_what_to_type_next(line: str, hint: str, capsys, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("LIQUID_HOME", str(tmp_path))
+    monkeypatch.setattr("liquidcli.cli.run._stdin_speaks", lambda _: False)
     assert app.execute(line.split()) in (2, 3)
     assert f"hint: {hint}" in capsys.readouterr().err
