@@ -154,13 +154,15 @@ def test_help_takes_no_longer_than_a_bare_apps(tmp_path: Path) -> None:
     bare = tmp_path / "bare.py"
     bare.write_text(BARE.format(n=len(app.VERBS)))
     lines = ([sys.executable, str(bare), "--help"], [sys.executable, "-m", "liquidcli", "--help"])
-    best = [min(times) for times in zip(*([_seconds(line) for line in lines] for _ in range(5)), strict=True)]
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    cached = kept | {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}  # as it is from the second time on
+    best = [min(times) for times in zip(*([_seconds(line, cached) for line in lines] for _ in range(6)), strict=True)]
     assert best[1] <= 1.3 * best[0]
 
 
-def _seconds(line: list[str]) -> float:
+def _seconds(line: list[str], environment: dict[str, str]) -> float:
     start = time.perf_counter()
-    subprocess.run(line, stdout=subprocess.DEVNULL, timeout=120, check=True)
+    subprocess.run(line, stdout=subprocess.DEVNULL, timeout=120, check=True, env=environment)
     return time.perf_counter() - start
 
 
@@ -180,7 +182,8 @@ def test_version_names_the_parts() -> None:
 
 @pytest.mark.parametrize(("line", "hint"), [
     ("run -m missing.gguf hi", "liquid list"), ("run --repeat-penalty 0 hi", "liquid run --help"),
-    ("run -f missing", "ls"), ("chat a b c", "liquid chat --help"), ("nosuch", "liquid --help"), ("run -s 99999999999 hi", "liquid run --help"),
+    ("run -f missing", "ls"), ("chat a b c", "liquid chat --help"), ("nosuch", "liquid --help"),
+    ("run -s 99999999999 hi", "liquid run --help"),
 ])  # fmt: skip
 def test_every_failure_names_what_to_type_next(line: str, hint: str, capsys, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("LIQUID_HOME", str(tmp_path))
