@@ -34,11 +34,14 @@ class _Package(ModuleType):
         submodule = f"{self.__name__}.{name}"
         if not name.startswith("__") and importlib.util.find_spec(submodule):
             return importlib.import_module(submodule)
-        return getattr(_whole(self), name)
+        _make_whole(self)
+        if name not in vars(self):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return vars(self)[name]
 
 
-def _whole(package: ModuleType) -> ModuleType:
-    """An ordinary package again: what `import` would have made of it."""
+def _make_whole(package: ModuleType) -> None:
+    """An ordinary package again, unless a submodule asked in the middle of its own import: then once more, later."""
     package.__class__, spec = ModuleType, package.__spec__
     try:
         if spec and spec.loader:
@@ -46,4 +49,6 @@ def _whole(package: ModuleType) -> ModuleType:
     except BaseException:
         sys.modules.pop(package.__name__, None)
         raise
-    return package
+    parts = (module for name, module in list(sys.modules.items()) if name.startswith(f"{package.__name__}."))
+    if any(getattr(part.__spec__, "_initializing", False) for part in parts):
+        package.__class__ = _Package

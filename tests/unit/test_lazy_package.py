@@ -46,6 +46,17 @@ def test_what_only_the_package_has_makes_it_whole(package: str) -> None:
     assert importlib.import_module(package) is heavy_one
 
 
+def test_a_submodule_that_asks_for_the_package_as_it_begins_leaves_nothing_out(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "work.py").write_text("import heavy_one\nheavy_one.VERSION\ndef answer():\n    return 42\n")
+    (tmp_path / package / "__init__.py").write_text("VERSION = '1'\nfrom .work import *\n")
+    put_off(package, "constants")
+    import heavy_one.work
+
+    assert heavy_one.answer() == heavy_one.work.answer() == 42
+    with pytest.raises(AttributeError):
+        heavy_one.nothing  # noqa: B018
+
+
 def test_all_of_it_can_be_imported_by_a_star(package: str) -> None:
     put_off(package)
     found: dict = {}
