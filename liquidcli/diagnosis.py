@@ -130,7 +130,7 @@ def _need(path: Path, pack: Path | None) -> dict[str, Any] | None:
 
     try:
         with open_gguf(path) as f:
-            metadata, size_bytes = dict(f.metadata), f.size_bytes
+            metadata, size_bytes, tensors = dict(f.metadata), f.size_bytes, tuple(f.tensors.values())
         if pack:
             with open_gguf(pack) as f:
                 metadata |= {key: value for key, value in f.metadata.items() if key.startswith("liquid.depth.")}
@@ -138,7 +138,7 @@ def _need(path: Path, pack: Path | None) -> dict[str, Any] | None:
         return None
     n_ctx = min(trained_context(metadata), DEFAULT_CTX)
     full, kept = (
-        memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=512, kv_share=share)
+        memory_need(metadata, size_bytes, tensors, n_ctx=n_ctx, n_ubatch=512, n_outputs=1, kv_share=share)
         for share in (1.0, kept_share(metadata))
     )
     policy = metadata.get("liquid.depth.kv_policy", "none")

@@ -54,15 +54,25 @@ def _print(result: dict[str, Any]) -> None:
         [
             ("model", result["model"]),
             ("context", f"{result['n_ctx']} tokens (-c N), {result['type_k']}/{result['type_v']} cache (-ctk, -ctv)"),
-            ("weights", size_text(result["weights_bytes"])),
+            ("weights", _weights(result)),
             ("cache", _cache(result)),
             ("computing", size_text(result["compute_bytes"])),
+            ("program", size_text(result["program_bytes"])),
             ("together", size_text(result["total_bytes"])),
             ("available", "unknown" if available is None else size_text(available)),
             ("fits", "yes" if result["fits"] else "no"),
             ("most context", "unknown" if most is None else f"{most} tokens"),
         ]
     )
+
+
+def _weights(result: dict[str, Any]) -> str:
+    from ..amounts import size_text
+
+    size, twice = size_text(result["weights_bytes"]), result["repacked_bytes"]
+    if not twice:
+        return size
+    return f"{size}, and {size_text(twice)} in the order the processor likes; the file's pages go when memory is short"
 
 
 def _cache(result: dict[str, Any]) -> str:

@@ -21,15 +21,13 @@ Need = Callable[["Plan"], int]  # bytes of memory
 def memory_at(f: GGUFFile, n_ctx: int) -> tuple[int, Need]:
     """The context that is meant, and what a plan's file would need with it."""
     from ..runtime.info import DEFAULT_CTX, trained_context
-    from ..runtime.machine import memory_need, program_bytes, repacked_bytes
+    from ..runtime.machine import memory_need
 
     n_ctx = n_ctx or min(trained_context(f.metadata), DEFAULT_CTX)
     metadata = f.metadata
 
     def need(plan: Plan) -> int:
-        model = memory_need(metadata, plan.size_bytes, n_ctx=n_ctx, n_ubatch=512).total_bytes
-        twice = repacked_bytes((t.name, t.type.name, t.size_bytes) for t in plan.tensors)
-        return model + twice + program_bytes(metadata)
+        return memory_need(metadata, plan.size_bytes, plan.tensors, n_ctx=n_ctx, n_ubatch=512).total_bytes
 
     return n_ctx, need
 

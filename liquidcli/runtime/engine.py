@@ -64,10 +64,10 @@ class Engine:
         """`n_ctx` 0: the model's own, at most DEFAULT_CTX. File and memory are checked before llama.cpp sees either."""
         with open_gguf(path) as f:
             check_loadable(f)
-            metadata, size_bytes = f.metadata, f.size_bytes
+            metadata, size_bytes, tensors = f.metadata, f.size_bytes, f.tensors
         n_ctx = n_ctx or min(trained_context(metadata), DEFAULT_CTX)
         need = memory_need(
-            metadata, size_bytes, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v,
+            metadata, size_bytes, tensors.values(), n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v,
             kv_share=kept_share(metadata),
         )  # fmt: skip
         check_memory(need, n_ctx)

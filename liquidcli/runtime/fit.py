@@ -33,15 +33,16 @@ def estimate(
     check_loadable(f, need_tokenizer=False)
     trained, available = trained_context(f.metadata), available_bytes()
     n_ctx = n_ctx or min(trained, DEFAULT_CTX)
-    share = kept_share(f.metadata, depth)
+    share, tensors = kept_share(f.metadata, depth), tuple(f.tensors.values())
 
     def need(tokens: int):
         return memory_need(
-            f.metadata, f.size_bytes, n_ctx=tokens, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v, kv_share=share
-        )
+            f.metadata, f.size_bytes, tensors, n_ctx=tokens, n_ubatch=n_ubatch, n_outputs=1, type_k=type_k,
+            type_v=type_v, kv_share=share,
+        )  # fmt: skip
 
     def fits(tokens: int) -> bool:
-        return available is None or need(tokens).total_bytes <= available
+        return available is None or need(tokens).least_bytes <= available
 
     wanted = need(n_ctx)
     return {
@@ -49,12 +50,14 @@ def estimate(
         "type_k": type_k,
         "type_v": type_v,
         "weights_bytes": wanted.weights_bytes,
+        "repacked_bytes": wanted.repacked_bytes,
         "kv_bytes": wanted.kv_bytes,
         "kv_bytes_full": round(wanted.kv_bytes / share),
         "kv_policy": str(f.metadata.get("liquid.depth.kv_policy", "none")),
         "depth_mode": str(depth),
         "executed_fraction": expected_share(f.metadata, depth),
         "compute_bytes": wanted.compute_bytes,
+        "program_bytes": wanted.program_bytes,
         "total_bytes": wanted.total_bytes,
         "available_bytes": available,
         "fits": fits(n_ctx),
@@ -65,7 +68,7 @@ def estimate(
 def verdict(metadata: Mapping[str, Any], size_bytes: int) -> dict[str, Any]:
     """Would a file of this size with these keys fit, with the context a chat gets? For files that are not here yet."""
     n_ctx, available = min(trained_context(metadata), DEFAULT_CTX), available_bytes()
-    needed = memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=512).total_bytes
+    needed = memory_need(metadata, size_bytes, n_ctx=n_ctx, n_ubatch=512, n_outputs=1).total_bytes
     fits = None if available is None else needed <= available
     told = {"size_bytes": size_bytes, "memory_bytes": needed, "n_ctx": n_ctx}
     return {**told, "available_bytes": available, "fits": fits}

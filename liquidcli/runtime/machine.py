@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..amounts import size_text
 from ..errors import MemoryFitError
@@ -18,7 +18,7 @@ _CACHE_BITS = {  # bits per cached number, scales included
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5,
     "iq4_nl": 4.5,
 }  # fmt: skip
-_PROGRAM_BYTES = 60 << 20  # measured on Linux, as are those of a token
+_PROGRAM_BYTES = 44 << 20  # measured on Linux, as are those of a token
 _BYTES_PER_TOKEN = 640
 _REPACKED = ("Q4_0", "IQ4_NL", "MXFP4", "Q4_K", "Q2_K")  # x86; other processors repack other types too
 _CPU = Path("/sys/devices/system/cpu")
@@ -47,30 +47,54 @@ def available_bytes() -> int | None:
         return None
 
 
+class Stored(Protocol):
+    """A tensor of a file, or of one that is planned."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> Any: ...  # a member of gguf's GGMLQuantizationType
+    @property
+    def size_bytes(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class MemoryNeed:
     """Bytes a model wants, by purpose."""
 
-    weights_bytes: int
+    weights_bytes: int  # the file, mapped
+    repacked_bytes: int  # weights that llama.cpp holds in another order too
     kv_bytes: int
     compute_bytes: int
+    program_bytes: int  # interpreter, libraries, vocabulary
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+        """What a process is seen to take."""
+        return self.least_bytes + self.repacked_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """What it cannot do without: the file's pages of what was repacked may go when memory is short."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.program_bytes
 
 
 def memory_need(
     metadata: Mapping[str, Any],
     weights_bytes: int,
+    tensors: Iterable[Stored] = (),
     *,
     n_ctx: int,
     n_ubatch: int,
+    n_outputs: int | None = None,
     type_k: str = "f16",
     type_v: str = "f16",
     kv_share: float = 1.0,
 ) -> MemoryNeed:
-    """From the keys of a GGUF; `n_ctx` over all sequences, `kv_share` of their K and V kept."""
+    """From the keys and tensors of a GGUF; `n_ctx` over all sequences, `kv_share` of their K and V kept.
+
+    `n_outputs` of a micro-batch's rows give logits: 1 in a chat, by default all of them, as perplexity wants.
+    """
     arch = str(metadata.get("general.architecture", ""))
 
     def number(key: str, default: int = 0) -> int:
@@ -80,34 +104,27 @@ def memory_need(
     n_embd, n_head = number("embedding_length"), max(number("attention.head_count"), 1)
     n_vocab = number("vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ()))
     rows = min(n_ubatch, n_ctx)
-    compute = 4 * rows * max(n_vocab, 2 * number("feed_forward_length")) + 16 * rows * n_embd + 2 * rows * n_ctx
+    logits = 4 * n_vocab * (rows if n_outputs is None else min(n_outputs, rows))
+    compute = max(logits, 8 * rows * number("feed_forward_length")) + 16 * rows * n_embd + 2 * rows * n_ctx
     bits = sum(
         heads * (number("attention.key_length", n_embd // n_head) * _bits(type_k)
                  + number("attention.value_length", n_embd // n_head) * _bits(type_v))
         for heads in _kv_heads(metadata, arch, n_head)
     )  # fmt: skip
-    return MemoryNeed(weights_bytes, int(kv_share * n_ctx * bits / 8), compute)
-
-
-def program_bytes(metadata: Mapping[str, Any]) -> int:
-    """What a process that answers takes beside the model: interpreter, libraries, vocabulary."""
-    return _PROGRAM_BYTES + _BYTES_PER_TOKEN * len(metadata.get("tokenizer.ggml.tokens", ()))
-
-
-def repacked_bytes(tensors: Iterable[tuple[str, str, int]]) -> int:
-    """Of (name, type, bytes): what llama.cpp holds twice on a CPU, as in the file and in another order."""
-    return sum(size for name, kind, size in tensors if kind in _REPACKED and name.startswith("blk."))
+    repacked = sum(t.size_bytes for t in tensors if t.type.name in _REPACKED and t.name.startswith("blk."))
+    program = _PROGRAM_BYTES + _BYTES_PER_TOKEN * len(metadata.get("tokenizer.ggml.tokens", ()))
+    return MemoryNeed(weights_bytes, repacked, int(kv_share * n_ctx * bits / 8), compute, program)
 
 
 def check_memory(need: MemoryNeed, n_ctx: int) -> None:
     """MemoryFitError, with the numbers, when `need` is more than this machine can give."""
     available = available_bytes()
-    if available is None or need.total_bytes <= available:
+    if available is None or need.least_bytes <= available:
         return
     hint = "a smaller context: -c N" if need.kv_bytes > need.weights_bytes else "a smaller quantization of the model"
     weights, cache, computing = map(size_text, (need.weights_bytes, need.kv_bytes, need.compute_bytes))
     raise MemoryFitError(
-        f"this needs {size_text(need.total_bytes)} (weights {weights}, cache for {n_ctx} tokens {cache}, "
+        f"this needs {size_text(need.least_bytes)} (weights {weights}, cache for {n_ctx} tokens {cache}, "
         f"computing {computing}) and {size_text(available)} are available",
         hint=hint,
     )

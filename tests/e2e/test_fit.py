@@ -16,7 +16,7 @@ def test_the_numbers_follow_from_the_file(tmp_path: Path) -> None:
     assert told["n_ctx"] == 64 and told["fits"] and told["n_ctx_max"] == 64, "the trained context"
     assert told["kv_bytes"] == 64 * n_layer * n_head_kv * head_dim * 2 * 2  # tokens, K and V, two bytes each
     assert told["weights_bytes"] == path.stat().st_size
-    parts = ("weights_bytes", "kv_bytes", "compute_bytes")
+    parts = ("weights_bytes", "repacked_bytes", "kv_bytes", "compute_bytes", "program_bytes")
     assert told["total_bytes"] == sum(told[part] for part in parts) <= told["available_bytes"]
     half = json.loads(liquid("fit", path, "-c", "128", "-ctk", "q8_0", "-ctv", "q8_0", "--json").stdout)
     assert half["kv_bytes"] == told["kv_bytes"] * 2 * 8.5 / 16

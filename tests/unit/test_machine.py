@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
+from gguf import GGMLQuantizationType
 
 from liquidcli.errors import MemoryFitError
 from liquidcli.runtime import machine
@@ -26,6 +29,21 @@ def test_the_cache_is_counted_per_layer_head_and_type() -> None:
     assert memory_need(per_layer, 10**9, n_ctx=1024, n_ubatch=512).kv_bytes == need.kv_bytes / 2
 
 
+def test_a_chat_computes_one_row_of_logits_and_what_is_held_twice_may_leave() -> None:
+    class Tensor(NamedTuple):
+        name: str
+        type: GGMLQuantizationType
+        size_bytes: int
+
+    q4_0, q6_k = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q6_K
+    tensors = [Tensor("blk.0.ffn_up.weight", q4_0, 700), Tensor("blk.0.ffn_down.weight", q6_k, 60),
+               Tensor("token_embd.weight", q4_0, 5)]  # fmt: skip
+    text = memory_need(LLAMA_1B, 1000, tensors, n_ctx=1024, n_ubatch=512)
+    chat = memory_need(LLAMA_1B, 1000, tensors, n_ctx=1024, n_ubatch=512, n_outputs=1)
+    assert text.compute_bytes - chat.compute_bytes == 512 * 4 * (128256 - 2 * 8192)
+    assert chat.repacked_bytes == 700 == chat.total_bytes - chat.least_bytes
+
+
 def test_own_key_lengths_are_used() -> None:
     wide = LLAMA_1B | {"llama.attention.key_length": 128, "llama.attention.value_length": 128}
     narrow = memory_need(LLAMA_1B, 0, n_ctx=64, n_ubatch=64)
@@ -34,13 +52,13 @@ def test_own_key_lengths_are_used() -> None:
 
 def test_a_refusal_has_the_numbers_and_the_way_out(monkeypatch) -> None:
     monkeypatch.setattr(machine, "available_bytes", lambda: 2 * 10**9)
-    check_memory(MemoryNeed(10**9, 5 * 10**8, 10**8), 4096)
+    check_memory(MemoryNeed(10**9, 0, 5 * 10**8, 10**8, 0), 4096)
     with pytest.raises(MemoryFitError) as failure:
-        check_memory(MemoryNeed(10**9, 3 * 10**9, 10**8), 4096)
+        check_memory(MemoryNeed(10**9, 0, 3 * 10**9, 10**8, 0), 4096)
     assert "4.1 GB" in failure.value.message and "2.0 GB" in failure.value.message
     assert "-c N" in failure.value.hint
     with pytest.raises(MemoryFitError) as failure:
-        check_memory(MemoryNeed(3 * 10**9, 10**8, 0), 4096)
+        check_memory(MemoryNeed(3 * 10**9, 0, 10**8, 0, 0), 4096)
     assert "quantization" in failure.value.hint
 
 
