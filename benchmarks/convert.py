@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from shapes import SHAPES, Shape
+from whole_command import Run, measure
 
 from liquidcli.errors import LiquidError, UsageError
 from liquidcli.files import check_space
@@ -118,13 +115,6 @@ def _write_shard(path: Path, table: list[tuple[str, tuple[int, ...]]], dtype: st
         file.truncate(8 + len(text) + end)
 
 
-@dataclass(frozen=True)
-class Run:
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-
-
 def child(folder: Path, outtype: str, target: Path) -> dict[str, Any]:
     """In a process of its own: convert, and tell the peak of the resident size."""
     from liquidcli import converters
@@ -133,21 +123,6 @@ def child(folder: Path, outtype: str, target: Path) -> dict[str, Any]:
     tokenizer = (folder / "tokenizer.json").is_file()
     result = converters.run(converters.plan(folder, outtype, tokenizer=tokenizer), target)
     return {"peak_bytes": peak_rss_bytes(), "size_bytes": result.size_bytes}
-
-
-def measure(command: list[str]) -> Run:
-    """Wall time and peak resident size of a command, by the system's own account of the process."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            log.seek(0)
-            last = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise LiquidError(f"{command[1]} ended with {process.returncode}: {last[-1]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
 def commands(options: argparse.Namespace, folder: Path, outtype: str, target: Path) -> dict[str, list[str]]:
