@@ -112,7 +112,7 @@ def test_a_big_model_that_does_not_fit_is_told_before_it_comes(liquid: Liquid, h
         command = [*liquid.command()[:1], "-c", code, "pull", ref]
         result = subprocess.run(command, env=liquid.environment(), capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        assert ("needs about 3.2 MB of memory, 2.0 MB are available" in result.stderr) is is_told, result.stderr
+        assert ("needs about 66.1 MB of memory, 2.0 MB are available" in result.stderr) is is_told, result.stderr
     assert [span for _, span in hub.gets()] == [None, "bytes=0-1048575", None]
 
 
