@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from liquidcli.cli import compare_plot, perplexity_plot
 from liquidcli.errors import UsageError
 from liquidcli.runtime.agreement import BUNDLED_PROMPTS, read_prompts
 from liquidcli.runtime.compare_report import as_markdown
@@ -117,13 +118,18 @@ def test_prompts_of_several_kinds():
 
 def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, pair, tmp_path):
     words = ["compare", *pair, *FEW, *QUICK, "-npl", "2", "--plot"]
-    if importlib.util.find_spec("matplotlib") is None:
-        failed(liquid(*words, "curve.png"), 2, "matplotlib", "liquid-depth[plot]")
-        return
     assert liquid(*words, "curve.png").returncode == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     failed(liquid(*words, "curve.svg"), 2, ".png")
     failed(liquid(*words, "nowhere/curve.png"), 3, "nowhere")
+
+
+@pytest.mark.parametrize("check", [compare_plot.check_plot, lambda path: perplexity_plot.check_plot(path, 2)])
+def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path, check):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match="matplotlib") as failure:
+        check(tmp_path / "curve.png")
+    assert "liquid-depth[plot]" in failure.value.hint
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(liquid, pair, tmp_path):

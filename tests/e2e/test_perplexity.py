@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 from pathlib import Path
@@ -125,9 +124,6 @@ def test_without_full_depth_and_base_there_is_no_ratio(liquid, models):
 
 def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, models, tmp_path):
     model = ("perplexity", "-m", models["gated"], *TEXT, *QUICK)
-    if importlib.util.find_spec("matplotlib") is None:
-        failed(liquid(*model, "--depth", "auto,full", "--plot", "curve.png"), 2, "matplotlib", "liquid-depth[plot]")
-        return
     assert liquid(*model, "--depth", "full,auto,tau=0.6", "--plot", "curve.png").returncode == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     failed(liquid(*model, "--depth", "full", "--plot", "curve.png"), 2, "several depths")
