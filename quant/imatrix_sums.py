@@ -37,7 +37,12 @@ class Sums:
     @property
     def n_unseen(self) -> int:
         """Experts that no token was sent to."""
-        return int(sum((counts == 0).sum() for _, counts in self.entries.values()))
+        return int(sum((counts == 0).sum() for _, counts in self.entries.values() if counts.size > 1))
+
+    @property
+    def n_unused(self) -> int:
+        """Matrices that no token used, as those of an adapter whose layer always ran."""
+        return sum(not counts.any() for _, counts in self.entries.values() if counts.size == 1)
 
     def add(self, name: str, sums: np.ndarray, counts: np.ndarray, path: Path) -> None:
         """A file in the older form has one count for all experts."""

@@ -134,6 +134,8 @@ def _write(output: Path, form: str, sums: Sums, n_chunks: int, n_ctx: int) -> No
 def _show(output: Path, sums: Sums, about: dict[str, Any]) -> None:
     if sums.n_unseen:
         out.warn(f"{sums.n_unseen} experts were asked by no token; a longer text would reach more")
+    if sums.n_unused:
+        out.warn(f"{sums.n_unused} matrices were used by no token; a longer text would reach more")
     if out.json_mode:
         known = {"model": None, "output": output, "n_entries": len(sums.entries), "experts_unseen": sums.n_unseen}
         out.json({**known, "seconds": None, "depth": None, **about})

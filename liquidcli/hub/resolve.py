@@ -175,7 +175,7 @@ def _is_folder(name: str) -> bool:
 
 def _missing(name: str) -> LiquidError:
     if _is_folder(name):
-        of_the_hub = f"; hf.co/{name} is the hub's" if name.count("/") == 1 else ""
+        of_the_hub = f"; hf.co/{name} is the hub's" if name.strip("/").count("/") == 1 == name.count("/") else ""
         hint = f"liquid convert {name} makes one of it{of_the_hub}"
         return UsageError(f"{name} is a folder, a GGUF file was expected", hint=hint)
     if os.path.exists(name):  # noqa: PTH110 - says no to a name that is too long
