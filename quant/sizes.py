@@ -47,8 +47,8 @@ def largest_that_fits(
     if not fitting:
         least = open_ones[0]
         raise MemoryFitError(
-            f"{least.type.name}, the smallest type to choose from, needs {size_text(needed_bytes(least))} for {least.input.name}, "
-            f"the budget is {size_text(budget_bytes)}",
+            f"{least.type.name}, the smallest type to choose from, needs {size_text(needed_bytes(least))} for "
+            f"{least.input.name}, the budget is {size_text(budget_bytes)}",
             hint=_smaller_hint(plans, lambda plan: needed_bytes(plan) <= budget_bytes),
         )
     best = max(fitting, key=lambda plan: plan.size_bytes)
@@ -68,8 +68,8 @@ def closest_below(plans: Sequence[Plan], target_bpw: float) -> Choice:
     if not fitting:
         least = open_ones[0]
         raise LiquidError(
-            f"{least.type.name}, the smallest type to choose from, takes {least.bits_per_weight:.2f} bits per weight of "
-            f"{least.input.name}, at most {target_bpw:g} were asked for",
+            f"{least.type.name}, the smallest type to choose from, takes {least.bits_per_weight:.2f} bits per weight "
+            f"of {least.input.name}, at most {target_bpw:g} were asked for",
             hint=_smaller_hint(plans, lambda plan: plan.bits_per_weight <= target_bpw),
         )
     best = max(fitting, key=lambda plan: plan.size_bytes)

@@ -80,7 +80,7 @@ def test_the_largest_that_fits(liquid, model):
     failed(liquid("quantize", model, "--fit", "1K"), 5, "the smallest type")
     failed(liquid("quantize", model, "Q4_0", "--fit", "1G"), 2, "is a type")
     tight = sizes["IQ2_XS"] + 10
-    failed(liquid("quantize", model, "--fit", tight), 5, "Q2_K, the smallest type to choose from", "--imatrix FILE, IQ2_XS would do")
+    failed(liquid("quantize", model, "--fit", tight), 5, "Q2_K, the smallest type", "--imatrix FILE, IQ2_XS would do")
 
 
 def test_bits_per_weight_choose(liquid, model):
