@@ -26,7 +26,7 @@ TEXT = random_models.TEXT.read_text().removesuffix("\n")
 
 def upstream(model: Path, text: Path, *args: object, last: str = "Final estimate") -> str:
     """Run llama-perplexity until its output is whole: now and then it exits before its log has written `last`."""
-    for _ in range(6):
+    for _ in range(40):
         said = run_upstream(model, text, *args)
         if re.search(last, said):
             return said
