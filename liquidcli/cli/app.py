@@ -16,6 +16,7 @@ import typer
 
 from ..errors import UsageError
 from ..lazy_package import put_off
+from ..llama.interrupt import ctrl_c
 from ..ui.console import hush, out
 from .failures import explain
 from .mistyped import one_dash_word
@@ -127,7 +128,7 @@ def _leave_when_told() -> None:
     def leave(number: int, _frame: object) -> None:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-        sys.exit(128 + number)
+        ctrl_c.leave(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it

@@ -92,13 +92,11 @@ class Context:
         """
         self._batch.fill(tokens, pos, seq, wanted)
         many = len(tokens) > 1
-        with ctrl_c:
+        library.log.reset()
+        with ctrl_c.held():
             if many:
                 self._lib.llama_set_abort_callback(self.pointer, self._abort, None)
-            ctrl_c.in_library = True
-            library.log.reset()
             code = self._lib.llama_decode(self.pointer, self._batch.struct)
-            ctrl_c.in_library = False
             if many:
                 self._lib.llama_set_abort_callback(self.pointer, self._never, None)
         if code == _NO_SLOT:

@@ -93,13 +93,14 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(liquid, models, tmp_
     failed(liquid(*model, "-f", "empty.txt"), 2, "at least 1024")
 
 
-def test_ctrl_c_between_chunks_ends_with_130(liquid, models, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_chunks_are_computed_ends_the_command(liquid, models, tmp_path, how, code):
     (tmp_path / "long.txt").write_text(random_models.TEXT.read_text() * 8)
     process = liquid.start("perplexity", "-m", models["gated"], "-f", "long.txt", "-c", "64", "-b", "64", "-t", "1")
     assert process.stderr.read(3) == "[1]"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "") and "Traceback" not in err
+    assert (process.returncode, out) == (code, "") and "Traceback" not in err and "Exception" not in err
 
 
 def test_the_curve_says_what_each_depth_costs_beside_full_and_base(liquid, models):

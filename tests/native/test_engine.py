@@ -275,6 +275,22 @@ def test_ctrl_c_inside_a_prompt_leaves_the_memory_as_it_was(path: Path) -> None:
         assert engine.context.seq_range(0) == (0, 59)
 
 
+def test_a_request_to_leave_inside_a_prompt_is_not_lost_in_a_callback(engine: Engine, monkeypatch, capfd) -> None:
+    calls = itertools.count()
+
+    def ask_at_the_tenth_node(_data: object) -> bool:
+        if next(calls) == 10:
+            ctrl_c.leave(143)
+        return ctrl_c.pressed
+
+    monkeypatch.setattr(engine.context, "_abort", type(engine.context._abort)(ask_at_the_tenth_node))
+    with pytest.raises(SystemExit) as left:
+        engine.decode(TOKENS)
+    assert left.value.code == 143 and next(calls) < 100 and capfd.readouterr().err == ""
+    engine.clear()
+    assert len(engine.decode(TOKENS))
+
+
 def test_ctrl_c_during_decode_is_raised_afterwards(engine: Engine) -> None:
     original = engine.context.decode
 

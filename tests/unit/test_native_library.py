@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,46 @@ def test_a_second_ctrl_c_is_raised_unless_the_library_runs() -> None:
         watcher.in_library = False
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def terminated() -> Iterator[CtrlC]:
+    """A watcher that SIGTERM asks to leave with 143."""
+    watcher = CtrlC()
+    before = signal.signal(signal.SIGTERM, lambda *_: watcher.leave(143))
+    yield watcher
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_request_to_leave_waits_until_the_library_has_returned(terminated: CtrlC, capfd) -> None:
+    @ctypes.CFUNCTYPE(ctypes.c_bool)
+    def called_back() -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return terminated.pressed
+
+    with pytest.raises(SystemExit) as left, terminated.held():
+        with terminated.held():
+            assert called_back(), "the library is told to stop"
+        assert terminated.pressed
+    assert left.value.code == 143 and capfd.readouterr().err == ""
+    with terminated.held():
+        pass  # what is cleaned up on the way out may call the library again
+
+
+def test_a_request_to_leave_is_followed_at_once_outside_of_the_library(terminated: CtrlC) -> None:
+    with terminated, pytest.raises(SystemExit) as left:
+        signal.raise_signal(signal.SIGTERM)
+    assert left.value.code == 143
+
+
+def test_calls_of_other_threads_do_not_hold_the_signals_up(terminated: CtrlC) -> None:
+    seen = []
+
+    def call() -> None:
+        with terminated.held():
+            seen.append(terminated.in_library)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert seen == [False]
