@@ -153,7 +153,7 @@ def _result(conversation: Conversation) -> dict[str, Any]:
         "text": conversation.last.text,
         "model": str(conversation.engine.info.path),
         "usage": {"prompt_tokens": summary.prompt_tokens, "completion_tokens": summary.completion_tokens},
-        "depth": summary.depth.as_json(conversation.engine.policy),
+        "depth": summary.depth.as_json(summary.policy),
         "timings": summary.timings.as_json(),
         "finish_reason": summary.finish_reason,
         "seed": summary.seed,
@@ -170,7 +170,7 @@ def _comment(conversation: Conversation, verbose: bool) -> None:
 
     summary, engine = conversation.last.ended(), conversation.engine
     if verbose:
-        for line in answer_lines(summary, engine.policy):
+        for line in answer_lines(summary):
             out.talk(line)
     if summary.finish_reason == "context":
         out.warn(f"the context of {engine.info.n_ctx} tokens is full, the answer stops here: -c N makes it larger")

@@ -107,15 +107,18 @@ class Conversation:
         return None
 
     def n_used(self) -> int:
-        """Tokens of the memory that belong to the turns there are; those taken back stay until they are overwritten."""
+        """Tokens of the turns there are, in a memory that may still hold what was taken back, or have to read anew."""
         held = self.engine.held()
-        if not self._taken_back or not held:
+        if held and not self._taken_back:
             return len(held)
+        if not self.turns:
+            return 0
         try:
             rendered = self.format.render(self._tokenizer.guarded(self.messages()), add_generation_prompt=False)
         except LiquidError:  # a template may refuse such turns
             return len(held)
-        return common_length(held, self._continued(rendered) or self._tokenizer.tokens(rendered)) if self.turns else 0
+        tokens = self._continued(rendered) or self._tokenizer.tokens(rendered)
+        return common_length(held, tokens) if held else len(tokens)
 
     def clear(self) -> None:
         self.turns.clear()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .depth import DepthStats
+from .depth import DepthPolicy, DepthStats
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Summary:
     completion_tokens: int
     timings: Timings
     depth: DepthStats  # prompt tokens evaluated and generated tokens alike
+    policy: DepthPolicy  # that they were evaluated with
     seed: int
 
 

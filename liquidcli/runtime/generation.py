@@ -132,8 +132,9 @@ class Generation:
         timings = Timings(
             n_prompt - self._n_reused, self._n_reused, self._prompt_ms, self._n_predicted, self._predicted_ms
         )
-        depth = self._engine.depth_stats() - before
-        return Summary(reason, n_prompt, self._n_predicted, timings, depth, self._request.sampling.seed)
+        engine = self._engine
+        depth, seed = engine.depth_stats() - before, self._request.sampling.seed
+        return Summary(reason, n_prompt, self._n_predicted, timings, depth, engine.policy, seed)
 
 
 def _ms_since(started: float) -> float:

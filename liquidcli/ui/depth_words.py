@@ -102,9 +102,10 @@ def write_map(path: Path, pieces: Sequence[str], layers: Sequence[np.ndarray], t
 
 def draw_reply(path: Path, conversation: Conversation) -> None:
     """The last answer; an answer of no words leaves no map."""
-    reply, engine = conversation.last, conversation.engine
+    reply, name = conversation.last, conversation.engine.info.name
+    depth = f", depth {reply.summary.policy}" if reply.summary else ""  # a second Ctrl-C leaves no summary
     if reply.layers:
-        write_map(path, reply.pieces, reply.layers, f"{engine.info.name}, depth {engine.policy}")
+        write_map(path, reply.pieces, reply.layers, name + depth)
 
 
 def check_map(path: Path) -> None:

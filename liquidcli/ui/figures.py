@@ -6,16 +6,16 @@ Knows summaries and depth settings. Does not know when they are wanted.
 from __future__ import annotations
 
 from ..runtime.chat import Conversation, Reply
-from ..runtime.depth import DepthPolicy, DepthStats
+from ..runtime.depth import DepthStats
 from ..runtime.engine import Engine
 from ..runtime.events import Summary, Timings
 from .console import one_line
 
 
-def answer_line(summary: Summary, policy: DepthPolicy) -> str:
+def answer_line(summary: Summary) -> str:
     """One line after an answer."""
     t = summary.timings
-    layers = f"{summary.depth.layers_run_mean:.1f}/{summary.depth.layers_total} layers, depth {policy}"
+    layers = f"{summary.depth.layers_run_mean:.1f}/{summary.depth.layers_total} layers, depth {summary.policy}"
     parts = [f"{t.predicted_n} tokens{_rate(t.predicted_n, t.predicted_ms)}", layers]
     if t.prompt_n:
         parts.insert(0, f"prompt {t.prompt_n}{_rate(t.prompt_n, t.prompt_ms)}")
@@ -28,7 +28,7 @@ def answer_status(conversation: Conversation) -> str:
     summary = reply.summary
     used, n_ctx = conversation.n_used(), engine.info.n_ctx
     parts = [f"depth {engine.policy}"]
-    if summary and summary.completion_tokens:
+    if summary and summary.completion_tokens and summary.policy == engine.policy:
         t = summary.timings
         rate = f"{t.predicted_n / t.predicted_ms * 1000:.1f}" if t.predicted_ms > 0 else "-"
         parts += [f"{answer_layers(reply):.1f} of {summary.depth.layers_total} layers", f"{rate} tokens/s"]
@@ -40,25 +40,24 @@ def answer_layers(reply: Reply) -> float:
     return sum(int(layers.sum()) for layers in reply.layers) / max(len(reply.layers), 1)
 
 
-def answer_lines(summary: Summary, policy: DepthPolicy) -> list[str]:
+def answer_lines(summary: Summary) -> list[str]:
     """The same, spread out."""
     t = summary.timings
     lines = [
         f"prompt   {_prompt(t)} tokens in {t.prompt_ms / 1000:.2f} s{_rate(t.prompt_n, t.prompt_ms)}",
         f"answer   {t.predicted_n} tokens in {t.predicted_ms / 1000:.2f} s{_rate(t.predicted_n, t.predicted_ms)}",
-        f"depth    {depth_text(summary.depth, policy)}, prompt and answer",
+        f"depth    {layers_text(summary.depth)}, depth {summary.policy}, prompt and answer",
         f"ended    {_REASONS[summary.finish_reason]}",
         f"seed     {summary.seed}",
     ]
     if summary.depth.n_expert:
-        experts = summary.depth.as_json(policy).get("experts", {})
+        experts = summary.depth.as_json(summary.policy).get("experts", {})
         lines.insert(3, f"experts  {experts.get('used_mean', 0):g} of {experts.get('per_layer', 0)} per layer")
     return lines
 
 
-def depth_text(stats: DepthStats, policy: DepthPolicy) -> str:
-    layers = f"{stats.layers_run_mean:.1f} of {stats.layers_total} layers per token"
-    return f"{layers} ({stats.executed_fraction:.0%}, depth {policy})"
+def layers_text(stats: DepthStats) -> str:
+    return f"{stats.layers_run_mean:.1f} of {stats.layers_total} layers per token ({stats.executed_fraction:.0%})"
 
 
 def engine_line(engine: Engine) -> str:

@@ -109,7 +109,7 @@ class Repl:
             said = self.conversation.last.text
             out.talk("(stopped)" if said else f"(stopped before the first word: {when_stopped})")
         if self.verbose:
-            out.talk(answer_line(summary, self.engine.policy))
+            out.talk(answer_line(summary))
         self._watch_context(summary.finish_reason)
         if self.reader.interactive:
             out.stream("\n")

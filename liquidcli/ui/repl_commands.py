@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from .completion import Source, files
 from .console import out
-from .figures import answer_lines, depth_text
+from .figures import answer_lines, layers_text
 from .repl_depth import compare, depth
 from .repl_sessions import load, save, sessions
 from .repl_settings import PARAMETERS, SHOWN, SWITCHES, set_, show
@@ -87,11 +87,10 @@ def _stats(repl: Repl, _rest: str) -> None:
     summary = repl.conversation.last.summary
     if summary is None:
         raise UsageError("there is no answer yet", hint="say something first, then /stats")
-    policy = repl.engine.policy
-    for line in answer_lines(summary, policy):
+    for line in answer_lines(summary):
         out.data(line)
     answers = "1 answer" if repl.n_answers == 1 else f"{repl.n_answers} answers"
-    out.data(f"so far   {answers}, {depth_text(repl.engine.depth_stats(), policy)}")
+    out.data(f"so far   {answers}, {layers_text(repl.engine.depth_stats())}")
     out.data(f"context  {repl.conversation.n_used()} of {repl.engine.info.n_ctx} tokens")
 
 

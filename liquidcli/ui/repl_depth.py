@@ -73,9 +73,8 @@ def compare(repl: Repl, _rest: str) -> None:
 
     last = repl.conversation.last
     full = at_full_depth(repl.conversation)
-    for line in side_by_side(
-        _headed(f"depth {repl.engine.policy}", last), _headed("depth full", full), shutil.get_terminal_size().columns
-    ):
+    left, right = _headed(f"depth {last.ended().policy}", last), _headed("depth full", full)
+    for line in side_by_side(left, right, shutil.get_terminal_size().columns):
         out.data(line)
     same = _same(last.tokens, full.tokens)
     n = max(len(last.tokens), len(full.tokens))

@@ -116,6 +116,7 @@ def test_another_depth_starts_with_an_empty_memory(chat: Conversation, engine: E
     ask(chat, "the river")
     engine.set_depth(DepthPolicy.parse("full"))
     try:
+        assert engine.held() == [] and chat.n_used() > len(engine.tokenize("the river")), "it will be read anew"
         full = ask(chat, "and the stones").summary
         assert full.timings.cache_n == 0
         assert full.depth.executed_fraction == 1.0

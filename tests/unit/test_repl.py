@@ -63,7 +63,9 @@ class FakeConversation:
         self.turns.append(text)
         self.last = Reply(text[::-1], [1], [text[::-1]], [np.array([True, False])])
         yield Event(text[::-1], 1, 1, 2)
-        self.last.summary = Summary(self.reason, 3, 1, Timings(3, 0, 10.0, 1, 5.0), DepthStats(2, 4, 6.0), 7)
+        self.last.summary = Summary(
+            self.reason, 3, 1, Timings(3, 0, 10.0, 1, 5.0), DepthStats(2, 4, 6.0), self.engine.policy, 7
+        )
         yield Event(summary=self.last.summary)
 
     def regenerate(self):
@@ -254,6 +256,16 @@ def test_stats_and_the_map_of_the_last_answer(capsys) -> None:
     assert "1 answer, " in shown
     assert "answer   1 tokens" in shown and "1.5 of 2 layers per token" in shown and "10 of 100 tokens" in shown
     assert "50% of the layers ran" in shown and "cba[1]" in shown and "1/2" in shown
+
+
+def test_an_answer_keeps_the_depth_it_was_made_with(tmp_path, capsys) -> None:
+    repl = session(f"abc\n/depth full\n/stats\n/depth map {tmp_path}/map.html\n")
+    shown = capsys.readouterr().out
+    assert "depth    1.5 of 2 layers per token (75%), depth auto, prompt and answer" in shown
+    assert "so far   1 answer, 1.5 of 2 layers per token (75%)\n" in shown and "full" not in shown
+    assert "depth auto" in (tmp_path / "map.html").read_text()
+    status = answer_status(repl.conversation)
+    assert status.startswith("depth full | context"), "what was measured at another depth is left out"
 
 
 @pytest.mark.parametrize(
