@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,15 @@ class BaseShape:
     head_dim: int
     eps: float
     rope_base: float
+    rope_base_window: float = 0.0  # of layers with windows, which are then not scaled; 0: as the others
     rope_type: str = "norm"  # pairs (2i, 2i+1); neox: (i, i + head_dim/2)
     rope_scale: float = 1.0  # positions are divided by it
     rope_factors: tuple[float, ...] = ()  # frequencies are divided by them
     qk_norm: str = "none"  # none, head, full
     windows: tuple[int, ...] = ()  # one per layer, 0: none; empty: none anywhere
+    embedding_scale: float = 1.0
+    attention_scale: float = 0.0  # 0: 1 / sqrt(head_dim)
+    activation: str = "silu"  # silu, gelu (its tanh form)
     n_expert_used: int = 0
     expert_norm: bool = True  # weights of the experts used are made to sum to 1
     expert_sigmoid: bool = False
@@ -54,7 +59,8 @@ class Base:
         """The attention half's part of the parameters that one token uses in a layer."""
         share = lambda name, t: self.shape.n_expert_used / t.shape[0] if name.endswith("_exps") else 1.0  # noqa: E731
         counts = {name: tensor.numel() * share(name, tensor) for name, tensor in self.layers[layer].items()}
-        return sum(count for name, count in counts.items() if name.startswith("attn")) / sum(counts.values())
+        attention = sum(count for name, count in counts.items() if name.startswith(("attn", "post_attention")))
+        return attention / sum(counts.values())
 
 
 # what llama.cpp derives from an architecture's name
@@ -63,6 +69,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {"rope_type": "neox"},
     "qwen3": {"rope_type": "neox", "qk_norm": "head"},
     "qwen3moe": {"rope_type": "neox", "qk_norm": "head"},
+    "gemma3": {"rope_type": "neox", "qk_norm": "head", "activation": "gelu"},
     "liquid": {},
 }
 _NORMS = ("attn_norm", "ffn_norm")
@@ -70,11 +77,16 @@ _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _MIXTURE = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _OPTIONAL = ("attn_q_norm", "attn_k_norm")
+_POST_NORMS = ("post_attention_norm", "post_ffw_norm")
+_WITH_POST_NORMS = ("gemma3", "liquid")
+# ref: llama.cpp's gemma3: every sixth layer sees everything, the model of 62 layers has a scale of its own
+_GEMMA_STEP, _GEMMA_BASE_WINDOW, _GEMMA_27B_LAYERS = 6, 10000.0, 62
 # keys that change what a layer computes, and that `forward` does not know
 _UNKNOWN = (
-    "attention.clamp_kqv", "attention.temperature_length", "attention.scale", "expert_shared_feed_forward_length",
-    "expert_weight_before_ffn", "final_logit_softcapping", "attn_logit_softcapping",
+    "attention.clamp_kqv", "attention.temperature_length", "expert_shared_feed_forward_length",
+    "expert_weight_before_ffn", "final_logit_softcapping", "attn_logit_softcapping", "rope.scale_linear",
 )  # fmt: skip
+_UNKNOWN_BUT_TO_LIQUID = ("attention.scale", "embedding_scale", "feed_forward.activation")
 
 
 def load_base(path: Path) -> Base:
@@ -94,6 +106,7 @@ def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
     found = {name.removeprefix(prefix).removesuffix(".weight"): name for name in f.tensors if name.startswith(prefix)}
     needed = {*_NORMS, *_ATTENTION, *(_MIXTURE if "ffn_gate_inp" in found else _DENSE)}
     known = needed | set(_OPTIONAL) | {f"{name}.bias" for name in _ATTENTION}
+    known |= set(_POST_NORMS) if f.architecture in _WITH_POST_NORMS else set()
     if odd := sorted(set(found) - known) or sorted(needed - set(found)):
         is_odd = "has" if odd[0] in found else "has not"
         raise UsageError(f"{f.path} {is_odd} the tensor {prefix}{odd[0]}, so the trainer cannot compute it")
@@ -103,10 +116,7 @@ def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
 def _shape(f: GGUFFile) -> BaseShape:
     arch = f.architecture
     if arch not in ARCHITECTURES:
-        raise UsageError(
-            f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(ARCHITECTURES)}",
-            hint="a pack runs as architecture `liquid`, whose layers these are" if arch == "gemma3" else None,
-        )
+        raise UsageError(f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(ARCHITECTURES)}")
 
     def get(key: str, default: Any = None) -> Any:
         return f.metadata.get(f"{arch}.{key}", default)
@@ -123,12 +133,38 @@ def _shape(f: GGUFFile) -> BaseShape:
         head_dim=get("attention.key_length") or n_embd // n_head,
         eps=get("attention.layer_norm_rms_epsilon"),
         rope_base=get("rope.freq_base", 10000.0),
-        rope_scale=float(get("rope.scaling.factor", 1.0)) if get("rope.scaling.type") == "linear" else 1.0,
+        rope_scale=float(get("rope.scaling.factor") or 1.0) if get("rope.scaling.type", "linear") == "linear" else 1.0,
         rope_factors=tuple(f.array("rope_freqs.weight").tolist()) if "rope_freqs.weight" in f.tensors else (),
-        windows=_windows(get, f.block_count),
         **_experts(get),
-        **{"qk_norm": get("attention.qk_norm", "none"), "rope_type": get("rope.type", "norm")} | ARCHITECTURES[arch],
+        **(_said(get, f.block_count) | ARCHITECTURES[arch] | (_gemma(get, f.block_count) if arch == "gemma3" else {})),
     )
+
+
+def _said(get: Any, n_layer: int) -> dict[str, Any]:
+    """What `liquid` is told by keys."""
+    return {
+        "rope_type": get("rope.type", "norm"),
+        "rope_base_window": get("rope.freq_base_swa", 0.0),
+        "qk_norm": get("attention.qk_norm", "none"),
+        "windows": _windows(get, n_layer),
+        "embedding_scale": get("embedding_scale", 1.0),
+        "attention_scale": get("attention.scale", 0.0),
+        "activation": get("feed_forward.activation", "silu"),
+    }
+
+
+def _gemma(get: Any, n_layer: int) -> dict[str, Any]:
+    """What llama.cpp computes for Gemma 3 where no key says so."""
+    window, pattern = get("attention.sliding_window"), get("attention.sliding_window_pattern", _GEMMA_STEP)
+    n_embd, wide = get("embedding_length"), n_layer == _GEMMA_27B_LAYERS
+    if not isinstance(pattern, list):
+        pattern = [not pattern or (layer + 1) % pattern != 0 for layer in range(n_layer)]
+    return {
+        "windows": tuple(window * bool(windowed) for windowed in pattern[:n_layer]) if window else (),
+        "rope_base_window": get("rope.freq_base_swa", _GEMMA_BASE_WINDOW),
+        "embedding_scale": math.sqrt(n_embd),
+        "attention_scale": (n_embd // get("attention.head_count")) ** -0.5 if wide else 0.0,
+    }
 
 
 def _experts(get: Any) -> dict[str, Any]:
@@ -151,17 +187,20 @@ def _windows(get: Any, n_layer: int) -> tuple[int, ...]:
 
 def _refuse_unknown(f: GGUFFile, get: Any) -> None:
     odd = [key for key in _UNKNOWN if get(key)]
+    odd += [key for key in _UNKNOWN_BUT_TO_LIQUID if get(key) and f.architecture != "liquid"]
+    odd += ["feed_forward.activation"] if get("feed_forward.activation", "silu") not in ("silu", "gelu") else []
+    odd += ["rope_freqs"] if get("rope.freq_base_swa") and "rope_freqs.weight" in f.tensors else []
     odd += ["rope.scaling.type"] if get("rope.scaling.type") not in (None, "none", "linear") else []
     odd += ["rope.type"] if get("rope.type", "norm") not in ("norm", "neox") else []
     odd += ["rope.layers"] if not all(get("rope.layers", [True])) else []
     odd += ["attention.qk_norm"] if get("attention.qk_norm", "none") == "l2" else []
     window = get("attention.window_type", "none")
-    plain = f.architecture != "liquid" and get("attention.sliding_window")
+    plain = f.architecture not in ("liquid", "gemma3") and get("attention.sliding_window")
     listed = isinstance(get("attention.sliding_window_pattern"), list)
     odd += ["attention.sliding_window"] if plain or window == "chunked" or (window == "sliding" and not listed) else []
     odd += [k for k in ("attention.head_count", "attention.head_count_kv") if isinstance(get(k), list)]
     head_dim = get("attention.key_length") or get("embedding_length") // (_first(get("attention.head_count")) or 1)
-    odd += ["rope.dimension_count"] if get("rope.dimension_count", head_dim) != head_dim else []
+    odd += [k for k in ("rope.dimension_count", "attention.value_length") if get(k, head_dim) != head_dim]
     if odd:
         raise UsageError(f"{f.path} has {', '.join(odd)} of a kind that the trainer does not compute")
 

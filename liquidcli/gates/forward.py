@@ -20,10 +20,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # ref: x / sqrt(
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
-def rope_table(n: int, shape: BaseShape) -> Rope:  # cos, sin: [n, head_dim/2]
-    frequencies = shape.rope_base ** (-torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim)
-    frequencies = frequencies / shape.rope_scale
-    if shape.rope_factors:
+def rope_table(n: int, shape: BaseShape, windowed: bool = False) -> Rope:  # cos, sin: [n, head_dim/2]
+    own = windowed and shape.rope_base_window
+    frequencies = (own or shape.rope_base) ** (
+        -torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
+    )
+    frequencies = frequencies / (1.0 if own else shape.rope_scale)
+    if shape.rope_factors and not own:
         frequencies = frequencies / torch.tensor(shape.rope_factors, dtype=torch.float64)
     angles = torch.arange(n, dtype=torch.float64)[:, None] * frequencies[None, :]
     return angles.cos().float(), angles.sin().float()
@@ -55,8 +58,8 @@ def _heads(n: Tensor, layer: Layer, name: str, n_head: int, shape: BaseShape) ->
 def attention(
     n: Tensor, layer: Layer, shape: BaseShape, rope: Rope, mask: Tensor | None = None, kv: Tensor | None = None
 ) -> Tensor:  # [B, T, n_embd]
-    """Of normed states `n`; `kv` are the normed states that K and V come from, where they are not `n`; `mask`
-    [..., T, T] is true where a query (row) sees a key, None: all keys up to its own."""
+    """What the half adds, from normed states `n`; `kv` are the normed states that K and V come from, where they are
+    not `n`; `mask` [..., T, T] is true where a query (row) sees a key, None: all keys up to its own."""
     kv, length = n if kv is None else kv, n.shape[1]
     cos, sin = rope[0][:length], rope[1][:length]
     q = rotate(_heads(n, layer, "attn_q", shape.n_head, shape), cos, sin, shape.rope_type)
@@ -64,14 +67,25 @@ def attention(
     v = _heads(kv, layer, "attn_v", shape.n_head_kv, shape)
     repeat = shape.n_head // shape.n_head_kv
     k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    return _project(out.transpose(1, 2).flatten(2), layer, "attn_output")
+    scale = shape.attention_scale or None
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return _post_norm(_project(out.transpose(1, 2).flatten(2), layer, "attn_output"), layer, "post_attention", shape)
 
 
-def feed(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # normed [..., n_embd] -> the same
+def _post_norm(x: Tensor, layer: Layer, half: str, shape: BaseShape) -> Tensor:
+    return rms_norm(x, layer[f"{half}_norm"], shape.eps) if f"{half}_norm" in layer else x
+
+
+def feed(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # normed [..., n_embd] -> what the half adds
     if "ffn_gate_inp" in layer:
-        return _mixture(x.flatten(0, -2), layer, shape).view_as(x)
-    return (F.silu(x @ layer["ffn_gate"].T) * (x @ layer["ffn_up"].T)) @ layer["ffn_down"].T
+        out = _mixture(x.flatten(0, -2), layer, shape).view_as(x)
+    else:
+        out = _hidden(x @ layer["ffn_gate"].T, x @ layer["ffn_up"].T, shape) @ layer["ffn_down"].T
+    return _post_norm(out, layer, "post_ffw", shape)
+
+
+def _hidden(gate: Tensor, up: Tensor, shape: BaseShape) -> Tensor:
+    return (F.gelu(gate, approximate="tanh") if shape.activation == "gelu" else F.silu(gate)) * up
 
 
 def _mixture(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # [n, n_embd]
@@ -84,7 +98,7 @@ def _mixture(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # [n, n_embd
     for expert in range(len(layer["ffn_gate_exps"])):
         row, slot = (picked == expert).nonzero(as_tuple=True)
         gate, up, down = (layer[f"ffn_{part}_exps"][expert] for part in ("gate", "up", "down"))
-        y = (F.silu(x[row] @ gate.T) * (x[row] @ up.T)) @ down.T
+        y = _hidden(x[row] @ gate.T, x[row] @ up.T, shape) @ down.T
         out = out.index_add(0, row, y * (weights[row, slot, None] * shape.expert_scale))
     return out
 

@@ -65,7 +65,7 @@ def _states(network: Network, tokens: Tensor, start: int) -> dict[tuple[int, int
     for il in range(start, network.shape.n_layer):
         layer = network.base.layers[il]
         mask = network.mask(il, h.shape[1])
-        h = h + attention(network.norm(h, layer, "attn_norm"), layer, network.shape, network.rope, mask)
+        h = h + attention(network.norm(h, layer, "attn_norm"), layer, network.shape, network.rope(il), mask)
         states[il, 1] = h
         h = h + feed(network.norm(h, layer, "ffn_norm"), layer, network.shape)
         states[il + 1, 0] = h

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..gate_layout import GatePlace
 from .base import Base, BaseShape, load_base
-from .forward import attention, feed, rms_norm, rope_table, rotate, run_layer
+from .forward import Rope, attention, feed, rms_norm, rope_table, rotate, run_layer
 
 __all__ = [
     "UPDATED", "Base", "BaseShape", "Gates", "HardStep", "Network", "Trace", "load_base", "places_of", "rms_norm",
@@ -128,10 +128,13 @@ class Network:
     def __init__(self, base: Base, always_run_tokens: int, n_ctx: int = 512, kv: str = "project") -> None:
         self.base, self.shape, self.kv = base, base.shape, kv
         self.always_run_tokens = always_run_tokens
-        self.rope = rope_table(n_ctx, base.shape)
+        self.ropes = {windowed: rope_table(n_ctx, base.shape, windowed) for windowed in (False, True)}
 
     def norm(self, x: Tensor, layer: dict[str, Tensor], name: str) -> Tensor:
         return rms_norm(x, layer[name], self.shape.eps)
+
+    def rope(self, il: int) -> Rope:
+        return self.ropes[bool(self.shape.windows and self.shape.windows[il])]
 
     def mask(self, il: int, length: int, stored: Tensor | None = None) -> Tensor | None:
         """Who sees whom in a layer, None where it is simply the past; `stored` [B, T]: whose K and V exist. A token
@@ -146,10 +149,10 @@ class Network:
 
     def layer(self, il: int, h: Tensor, layer: dict[str, Tensor] | None = None) -> Tensor:
         """What the whole layer makes of h, every token running it."""
-        return run_layer(h, layer or self.base.layers[il], self.shape, self.rope, self.mask(il, h.shape[1]))[0]
+        return run_layer(h, layer or self.base.layers[il], self.shape, self.rope(il), self.mask(il, h.shape[1]))[0]
 
     def lower(self, tokens: Tensor, until: int) -> Tensor:  # [B, T] -> [B, T, n_embd]
-        h = self.base.embed[tokens]
+        h = self.base.embed[tokens] * self.shape.embedding_scale
         for il in range(until):
             h = self.layer(il, h)
         return h
@@ -216,7 +219,7 @@ class _Pass:
             stays = drop or il == place.layer
             kv = n if stays else net.norm(torch.where(chose, ran, entered), layer, "attn_norm")
             mask = net.mask(il, ran.shape[1], run.detach() if drop else None)
-            h1 = ran + attention(n, layer, net.shape, net.rope, mask, kv)
+            h1 = ran + attention(n, layer, net.shape, net.rope(il), mask, kv)
             ran = h1 + feed(net.norm(h1, layer, "ffn_norm"), layer, net.shape)
         skipped = entered + self.gates.adapter(i, net.norm(entered, first, "ffn_norm"))
         return torch.lerp(skipped, ran, run[..., None])
@@ -227,7 +230,7 @@ class _Pass:
         if "attn" in here:
             run = self.decide(here["attn"], n)
         stored = run.detach() if run is not None and net.kv == "drop" else None
-        attended = attention(n, layer, net.shape, net.rope, net.mask(il, h.shape[1], stored))
+        attended = attention(n, layer, net.shape, net.rope(il), net.mask(il, h.shape[1], stored))
         h1 = h + (attended if run is None else attended * run[..., None])
         x = net.norm(h1, layer, "ffn_norm")
         out = feed(x, layer, net.shape)

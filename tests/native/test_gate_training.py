@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from liquidcli import converters
-from liquidcli.errors import IntegrityError, UsageError
+from liquidcli.errors import IntegrityError
 from liquidcli.gates.apply import apply_pack
 from liquidcli.gates.network import Gates, Network, load_base
 from liquidcli.gates.options import Options
@@ -24,7 +24,7 @@ from liquidcli.gates.selftext import generate
 from liquidcli.gates.train import train
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
-from tests.hf_models import CLOSE, make_config, random_tokens, relative, save_random
+from tests.hf_models import CLOSE, make_config, native_logits, random_tokens, relative, save_random
 
 N_LAYER, N_TOKENS, ALWAYS, ADAPTER = 6, 96, 3, 32
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off", "n_threads": 1}
@@ -161,12 +161,15 @@ def test_a_fine_tune_is_refused(bases, tmp_path, family):
     assert "\n" not in error.value.message and not (tmp_path / "out.gguf").exists()
 
 
-def test_what_the_forward_pass_would_compute_wrongly_is_refused(tmp_path):
-    config = make_config("gemma3_text", num_hidden_layers=2, head_dim=16, query_pre_attn_scalar=16, vocab_size=264)
-    path = tmp_path / "gemma.gguf"
+def test_gemmas_forward_pass_is_the_librarys(tmp_path):
+    sizes = {"num_hidden_layers": N_LAYER, "head_dim": 16, "query_pre_attn_scalar": 16, "vocab_size": 264}
+    config, path = make_config("gemma3_text", sliding_window=24, **sizes), tmp_path / "gemma.gguf"
     converters.run(converters.plan(save_random(config, tmp_path / "gemma"), outtype="f32"), path)
-    with pytest.raises(UsageError, match="gemma3"):
-        load_base(path)
+    network, tokens = Network(load_base(path), 0, N_TOKENS), random_tokens(N_TOKENS, 264)
+    with torch.no_grad():
+        h = network.full(network.lower(torch.tensor([tokens]), 1), 1)
+        expected = (network.final(h)[0] @ network.base.head.T).numpy()
+    assert relative(native_logits(path, tokens), expected) < CLOSE
 
 
 def test_the_base_writes_its_own_text_greedy_or_sampled(bases, tmp_path):

@@ -23,6 +23,11 @@ ODD_KEYS = {
     "attention.temperature_length": (UINT32, 8192),
     "expert_shared_feed_forward_length": (UINT32, 32),
     "rope.dimension_count": (UINT32, 4),
+    "attention.value_length": (UINT32, 4),
+    "attention.scale": (FLOAT32, 0.5),
+    "embedding_scale": (FLOAT32, 8.0),
+    "feed_forward.activation": (STRING, "gelu"),
+    "final_logit_softcapping": (FLOAT32, 30.0),
 }
 ODD_TENSORS = {
     "blk.1.post_attention_norm.weight": f32(32), "blk.1.ffn_up.bias": f32(64), "blk.0.attn_sinks.weight": f32(4),
@@ -60,8 +65,8 @@ def test_linear_scaling_of_positions_is_read(tmp_path, key, expected):
 
 
 def test_another_architecture_and_a_model_with_gates_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="gemma3"):
-        load_base(write_base(tmp_path / "gemma.gguf", arch="gemma3"))
+    with pytest.raises(UsageError, match="gemma2"):
+        load_base(write_base(tmp_path / "gemma.gguf", arch="gemma2"))
     with pytest.raises(UsageError, match="gates already"):
         load_base(liquid().write(tmp_path / "gated.gguf"))
 
