@@ -58,6 +58,9 @@ AlwaysRun = Annotated[
 ]
 Harvest = Annotated[int | None, option("--harvest-tokens", metavar="N", help="Tokens of the first stage.")]
 Tune = Annotated[int | None, option("--tune-tokens", metavar="N", help="Tokens of the end-to-end stage.")]
+Batch = Annotated[
+    int | None, option("--batch-tokens", metavar="N", min=1, help="Tokens of one step of that stage, at least.")
+]
 Epochs = Annotated[int | None, option("--epochs", metavar="N", help="Passes over what the first stage kept.")]
 Lr = Annotated[float | None, option("--lr", metavar="X", help="Learning rate of the end-to-end stage.")]
 GateLr = Annotated[
@@ -130,8 +133,9 @@ def train(
     base: Base, output: Output, data: Data = None, valid: Valid = None, target: Target = None, layers: Layers = None,
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
-    tune_tokens: Tune = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None, threads: Threads = None,
-    device: Device = None, init: Init = None, valid_rows: ValidRows = None, balance: Balance = None,
+    tune_tokens: Tune = None, batch_tokens: Batch = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None,
+    threads: Threads = None, device: Device = None, init: Init = None, valid_rows: ValidRows = None,
+    balance: Balance = None,
     state: State = None, resume: Resume = False, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
@@ -147,8 +151,9 @@ def train(
         "data": tuple(data) if data else None, "valid": tuple(valid) if valid else None, "target": parse_share(target),
         "layers": parse_layers(layers), "n_gates": n_gates, "adapter_size": adapter_size, "kv": kv, "span": span,
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
-        "epochs": epochs, "tune_tokens": tune_tokens, "lr": lr, "gate_lr": gate_lr, "seed": seed, "threads": threads,
-        "device": device, "init": str(init) if init else None, "valid_rows": valid_rows, "balance": balance,
+        "epochs": epochs, "tune_tokens": tune_tokens, "batch_tokens": batch_tokens, "lr": lr, "gate_lr": gate_lr,
+        "seed": seed, "threads": threads, "device": device, "init": str(init) if init else None,
+        "valid_rows": valid_rows, "balance": balance,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
     with _told("training", None, "steps") as progress:

@@ -44,6 +44,9 @@ def fit_local(run: Run) -> None:
     o, path = run.options, run.state / "local.pt"
     if path.exists():
         return
+    if run.initial and not o.harvest_tokens:
+        save(_kept(run.initial, []), path)
+        return
     data = load_harvested(run, run.candidates)
     gates = copy.deepcopy(run.initial) or Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
     rows, held_out = _split(data)
@@ -64,8 +67,11 @@ def fit_local(run: Run) -> None:
     figures = _local_figures(data, gates, held_out, level, kept)
     with torch.no_grad():
         gates.bias.sub_(level)
-    kept_places = [asdict(place) for place in kept]
-    save({"gates": gates.subset(kept).state_dict(), "places": kept_places, "figures": figures}, path)
+    save(_kept(gates.subset(kept), figures), path)
+
+
+def _kept(gates: Gates, figures: list[dict]) -> dict:
+    return {"gates": gates.state_dict(), "places": [asdict(place) for place in gates.places], "figures": figures}
 
 
 def _split(data: Harvested) -> tuple[slice, slice]:

@@ -27,9 +27,10 @@ class Options:
     n_gates: int = 12  # how many of the candidates are kept
     adapter_size: int = 64  # 0: a skip leaves the state as it is
     always_run_tokens: int = 4
-    harvest_tokens: int = 30000
+    harvest_tokens: int = 30000  # 0: the gates of `init` are not priced anew
     epochs: int = 10
     tune_tokens: int = 80000
+    batch_tokens: int = 512  # of one step of the second stage, at least
     lr: float = 1e-3  # of the second stage
     gate_lr: float = 0.0
     local_lr: float = 5e-3
@@ -53,6 +54,8 @@ class Options:
             raise UsageError(f"--adapter-size {self.adapter_size}: a multiple of 32 was expected, or 0")
         if self.span < 1 or (self.span > 1 and self.scope != "layer"):
             raise UsageError(f"--span {self.span}: 1 was expected, or more with --scope layer")
+        if not self.harvest_tokens and not (self.init and self.gate_lr):
+            raise UsageError("--harvest-tokens 0 is for --init with --gate-lr: gates come from there or are priced")
         if self.rank < 0 or (self.rank and not self.tune_tokens):
             raise UsageError("--rank: 0 or more was expected, and updates are trained by --tune-tokens")
 

@@ -7,8 +7,9 @@
     settle    gates once more, for the final adapters            gates.pt
     pack      biases, threshold, calibration                     PACK, PACK.json
 
-With `init`, adapters and the choice of layers come from a pack and the local stage fits gates alone. A run that was
-stopped goes on where it was with `resume`; the chunks, by far the largest, are deleted when the gates are settled.
+With `init`, adapters and the choice of layers come from a pack and the local stage fits gates alone, or nothing. A run
+that was stopped goes on where it was with `resume`; the chunks, by far the largest, are deleted when the gates are
+settled.
 Knows the order; the mathematics is in `local`, `tune`, `judge` and `balance`, what is written in `result`.
 """
 
@@ -181,30 +182,40 @@ def tensors_of(row: Row) -> tuple[Tensor, Tensor]:  # [1, T] each
 
 
 def tune(run: Run, *, save_every: int = 10) -> None:
-    """Stage `tune`: end to end, row by row; the state is saved every few steps."""
+    """Stage `tune`: end to end; the state is saved every few steps."""
     o, path = run.options, run.state / "tune.pt"
     gates, _ = load_local(run)
     adapts = gates.skip_gate.shape[2] and bool(gates.may_adapt.any())
     if not (adapts or o.gate_lr or o.rank):
         return  # nothing is trained here
-    n_steps = -(-o.tune_tokens // o.n_ctx)
     gates.add_updates(run.base, o.rank, o.seed)
     tuner = Tuner(run.network, gates, o.lr, o.gate_lr, o.target, seed=o.seed + 2)
     curve: list[dict] = []
+    n_tokens, rows = 0, run.rows(o.seed + 1)
     if path.exists():
         before = torch.load(path, map_location="cpu")
         tuner.load_state(before["tuner"])
-        curve = before["curve"]
-    rows = run.rows(o.seed + 1)
-    rows.skip(tuner.done)
-    while tuner.done < n_steps:
-        seen = tuner.step(*tensors_of(rows.take(1)[0]), n_steps)
+        curve, n_tokens = before["curve"], before["n_tokens"]
+        rows.skip(before["n_rows"])
+    while n_tokens < o.tune_tokens:
+        batch = _batch(rows, min(o.batch_tokens, o.tune_tokens - n_tokens))
+        seen = tuner.step([tensors_of(row) for row in batch], n_tokens / o.tune_tokens)
+        n_tokens += sum(len(row.tokens) for row in batch)
         curve.append({"step": tuner.done, **{k: round(v, 5) for k, v in asdict(seen).items()}})
         if not math.isfinite(seen.kl):
             raise LiquidError(f"training diverged at step {tuner.done}", hint="a smaller --lr")
-        if tuner.done % save_every == 0 or tuner.done == n_steps:
-            save({"tuner": tuner.state(), "curve": curve}, path)
-        run.tell(tuner.done, n_steps, f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}")
+        if tuner.done % save_every == 0 or n_tokens >= o.tune_tokens:
+            save({"tuner": tuner.state(), "curve": curve, "n_tokens": n_tokens, "n_rows": rows.n_rows}, path)
+        told = f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}"
+        run.tell(min(n_tokens, o.tune_tokens), o.tune_tokens, told)
+
+
+def _batch(rows: Rows, n_tokens: int) -> list[Row]:
+    """Rows of at least `n_tokens` tokens together."""
+    batch = rows.take(1)
+    while sum(len(row.tokens) for row in batch) < n_tokens:
+        batch += rows.take(1)
+    return batch
 
 
 def tuned_gates(run: Run) -> tuple[Gates, list[dict]]:

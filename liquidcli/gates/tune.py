@@ -1,12 +1,13 @@
 """Second stage: adapters (and, if asked, gates) trained end to end towards the full-depth model, under hard decisions.
 
 Knows one optimization step and its state. Gates decide as they will at run time; their threshold is shifted at random
-from row to row so that every part of the dial is trained. Knows nothing of where rows come from.
+from step to step so that every part of the dial is trained. Knows nothing of where rows come from.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from .losses import distil
 from .network import Gates, Network
 
-PRICE_STEP = 0.2  # nats by which a row that ran everything at a target of nothing would raise the price
+PRICE_STEP = 0.2  # nats by which a step that ran everything at a target of nothing would raise the price
 UPDATE_LR = 0.3  # the base's low-rank updates learn slower than adapters
 
 
@@ -23,7 +24,7 @@ UPDATE_LR = 0.3  # the base's low-rank updates learn slower than adapters
 class Step:
     """What one step saw."""
 
-    kl: float  # nats per token, at this row's threshold
+    kl: float  # nats per prediction, at this step's threshold
     executed_fraction: float
     z_threshold: float
 
@@ -57,38 +58,55 @@ class Tuner:
         self.optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.98))
         self.generator = torch.Generator("cpu").manual_seed(self.seed)
 
-    def step(self, tokens: Tensor, counts: Tensor, n_steps: int) -> Step:
-        """One update from rows [B, T] and the predictions that count [B, T]; `n_steps` is the whole run's length, for
-        the learning rate."""
-        network, start = self.network, min(self.gates.layers)
-        shift = self.jitter * float(torch.randn((), generator=self.generator, device="cpu"))
-        with torch.no_grad():
-            h = network.lower(tokens, start)
-            teacher = network.final(network.full(h, start)).flatten(0, 1)
-        out, trace = network.gated(h, start, self.gates, shift)
-        student = network.final(out)
-        counted, body = counts.clone(), torch.ones(tokens.shape)
-        counted[:, : network.always_run_tokens] = body[:, : network.always_run_tokens] = 0
-        rows = counted.flatten().nonzero()[:, 0]
-        kl, grad = distil(student.detach().flatten(0, 1)[rows], teacher[rows], network.base.head, torch.ones(len(rows)))
-        executed = trace.executed(body, network.shape.n_layer)
+    def step(self, rows: Sequence[tuple[Tensor, Tensor]], progress: float) -> Step:
+        """One update from rows of tokens [1, T] and the predictions that count [1, T], each prediction worth the same;
+        `progress`: the part of the run that is done, for the learning rate."""
         self.optimizer.zero_grad(set_to_none=True)
-        outputs, grads = [student.flatten(0, 1)[rows]], [grad]
-        if self.gate_lr:
-            outputs.append(1 - trace.skipped(body) / (body.sum() * network.shape.n_layer))
-            grads.append(torch.tensor(self.price))
-        torch.autograd.backward(outputs, grads)
+        shift = self.jitter * float(torch.randn((), generator=self.generator, device="cpu"))
+        counted = [self._counted(counts) for _, counts in rows]
+        total = max(1.0, sum(float(counts.sum()) for counts in counted))
+        kl = executed = 0.0
+        for (tokens, _), counts in zip(rows, counted, strict=True):
+            part = float(counts.sum()) / total
+            if not part:
+                continue
+            row_kl, row_executed = self._backward(tokens, counts, shift, part)
+            kl, executed = kl + part * row_kl, executed + part * row_executed
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * self._factor(n_steps)
+            group["lr"] = group["scale"] * self._factor(progress)
             torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimizer.step()
         self.price = max(0.0, self.price + PRICE_STEP * (executed - self.target))
         self.done += 1
-        return Step(float(kl.mean()), executed, shift)
+        return Step(kl, executed, shift)
 
-    def _factor(self, n_steps: int) -> float:
+    def _counted(self, counts: Tensor) -> Tensor:
+        counts = counts.clone()
+        counts[:, : self.network.always_run_tokens] = 0
+        return counts
+
+    def _backward(self, tokens: Tensor, counts: Tensor, shift: float, part: float) -> tuple[float, float]:
+        """Gradients of `part` of the loss; (mean KL, executed share) of the row."""
+        network, start = self.network, min(self.gates.layers)
+        with torch.no_grad():
+            h = network.lower(tokens, start)
+            teacher = network.final(network.full(h, start)).flatten(0, 1)
+        out, trace = network.gated(h, start, self.gates, shift)
+        student = network.final(out).flatten(0, 1)
+        rows = counts.flatten().nonzero()[:, 0]
+        kl, grad = distil(student.detach()[rows], teacher[rows], network.base.head, torch.ones(len(rows)))
+        body = torch.ones(tokens.shape)
+        body[:, : network.always_run_tokens] = 0
+        outputs, grads = [student[rows]], [grad * part]
+        if self.gate_lr:
+            outputs.append(1 - trace.skipped(body) / (body.sum() * network.shape.n_layer))
+            grads.append(torch.tensor(self.price * part))
+        torch.autograd.backward(outputs, grads)
+        return float(kl.mean()), trace.executed(body, network.shape.n_layer)
+
+    def _factor(self, progress: float) -> float:
         warm = min(1.0, (self.done + 1) / 10)
-        return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done / max(1, n_steps)))))
+        return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
     def state(self) -> dict:
         return {

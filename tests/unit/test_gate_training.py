@@ -21,6 +21,7 @@ from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
 from liquidcli.gates.result import recentre
 from liquidcli.gates.train import train
+from liquidcli.gates.tune import Tuner
 from liquidcli.gates.vocab import Vocabulary
 from tests.gate_packs import write_base
 from tests.gguf_bytes import FLOAT32, STRING, UINT32, GGUFBytes, Tensor
@@ -291,6 +292,7 @@ def options(tmp_path):
         harvest_tokens=256,
         epochs=2,
         tune_tokens=128,
+        batch_tokens=32,
         n_ctx=32,
         threads=1,
         always_run_tokens=2,
@@ -314,7 +316,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
     train(base, tmp_path / "whole.gguf", options)
 
     def stop(done: int, total: int, what: str) -> None:
-        if "end to end" in what and done == 2:
+        if "end to end" in what and done == 64:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -337,6 +339,37 @@ def test_a_run_goes_on_from_a_pack(tmp_path, options):
     assert report["gates"] == list(first.depth.layers) and report["options"]["init"] == "first.gguf"
     for name in (name for name in first.tensors if "depth_skip" in name):
         np.testing.assert_allclose(first.tensors[name], second.tensors[name], rtol=2e-3, atol=2e-3)
+
+
+def test_a_pack_is_tuned_on_without_being_priced_anew(tmp_path, options):
+    base = write_base(tmp_path / "base.gguf")
+    train(base, tmp_path / "first.gguf", options)
+    gently = replace(options, init=str(tmp_path / "first.gguf"), layers=(), harvest_tokens=0, gate_lr=1e-6, lr=1e-6)
+    report = train(base, tmp_path / "second.gguf", gently)
+    first, second = read_pack(tmp_path / "first.gguf"), read_pack(tmp_path / "second.gguf")
+    assert report["local"] == [] and len(report["curve"]) == 4
+    for name in (name for name in first.tensors if not name.endswith("bias")):
+        np.testing.assert_allclose(first.tensors[name], second.tensors[name], atol=1e-4)
+    with pytest.raises(UsageError, match="harvest-tokens 0"):
+        replace(gently, init="").check()
+
+
+def test_a_step_weighs_predictions_alike(tmp_path):
+    """Two rows in one step have the gradient of the two together, however many of their predictions count."""
+    base = load_base(write_base(tmp_path / "base.gguf"))
+    network = Network(base, always_run_tokens=0, n_ctx=64)
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randint(0, base.embed.shape[0], (2, 24), generator=generator)
+    counts = torch.ones(2, 24)
+    counts[1, :16] = 0
+    pair = [(tokens[i : i + 1], counts[i : i + 1]) for i in range(2)]
+
+    def stepped(rows):
+        gates = Gates([1, 2], base.shape.n_embd, 32, seed=2)
+        Tuner(network, gates, lr=1e-3, gate_lr=0.0, jitter=0.0).step(rows, 0.0)
+        return gates.skip_down.grad
+
+    torch.testing.assert_close(stepped(pair), stepped([(tokens, counts)]))
 
 
 def test_what_cannot_be_trained_is_said():
