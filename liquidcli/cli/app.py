@@ -117,7 +117,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         hush()
     sys.exit(code)
 
@@ -136,10 +136,13 @@ def _leave_when_told() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Give a stream that the caller closed (`>&-`) the null device, lest a file opened later get its number."""
+    """Give a stream that the caller closed (`>&-`) the null device, lest a file opened later get its number.
+
+    What is said may be lost so; a result may not: the device that stands for stdout refuses to be written.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
+            null = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
             if null != number:
                 os.dup2(null, number)
                 os.close(null)

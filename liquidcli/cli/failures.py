@@ -33,6 +33,8 @@ def explain(error: BaseException) -> LiquidError:
         return Interrupted("stopped")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
         return DiskSpaceError("there is no room left for what is written", hint="df -h tells which disk is full")
+    if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
+        return LiquidError("standard output is closed: the result is lost", hint="> FILE keeps it")
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
         kind, text = _BY_ERRNO[error.errno]
         return kind(text.format(file=error.filename or "a file"))

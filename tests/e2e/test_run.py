@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,14 @@ def test_a_closed_pipe_is_no_failure_of_ours(liquid: Liquid, models: Path) -> No
     process.stdout.close()
     err = process.stderr.read()
     assert process.wait(60) in (0, 141) and "Traceback" not in err
+
+
+def test_an_answer_that_nobody_can_get_is_a_failure(liquid: Liquid, models: Path) -> None:
+    for how in ([], ["--json"]):
+        command = shlex.join(liquid.command("run", "-m", models / "chat.gguf", "hello", *FIXED, *how)) + " >&-"
+        shell = ["sh", "-c", command]
+        result = subprocess.run(shell, env=liquid.environment(), capture_output=True, text=True, check=False)
+        failed(result, 1, "standard output is closed")
 
 
 def test_the_depth_of_the_words_is_drawn_to_a_file(liquid: Liquid, models: Path) -> None:

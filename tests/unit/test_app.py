@@ -127,11 +127,16 @@ def test_mistyped_one_dash_words_are_named(command: object, line: str, meant: st
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("line", "code"), [("list --json", 0), ("show nosuch", 3)])
-def test_closed_streams_are_no_failure(closed: str, line: str, code: int, tmp_path: Path) -> None:
+def test_a_closed_stream_is_a_failure_only_where_a_result_is_lost(
+    closed: str, line: str, code: int, tmp_path: Path
+) -> None:
+    lost = code == 0 and ">&-" in closed.split()
     command = f"{sys.executable} -m liquidcli {line} {closed}"
     state = {"LIQUID_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ | state)
-    assert result.returncode == code and "Traceback" not in result.stderr and "internal" not in result.stderr
+    assert result.returncode == (1 if lost else code)
+    assert "Traceback" not in result.stderr and "internal" not in result.stderr
+    assert not lost or "2>&-" in closed or result.stderr.startswith("error: standard output is closed")
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
