@@ -86,7 +86,7 @@ ggml_tensor * liquid_graph::masked_layers(ggml_tensor * h, ggml_tensor * n, cons
         if (keep_outputs(il)) {
             masked_outputs({ &x, &h, &m.run, &m.c_run, &m.c_skip, &a });
         }
-        h = add_state(h, ggml_mul(ctx0, x, m.run));
+        h = add_state(h, ggml_mul(ctx0, attn_post_norm(x, il), m.run));
         h = add_state(h, ggml_mul(ctx0, ffn(h, il), m.c_run));
         if (il == gate.layer + gate.span - 1 && a) {
             h = add_state(h, ggml_mul(ctx0, a, m.c_skip));
@@ -110,7 +110,7 @@ ggml_tensor * liquid_graph::masked_half(ggml_tensor * h, ggml_tensor * n, const 
         if (keep_outputs(il)) {
             masked_outputs({ &x, &h, &m.run });
         }
-        return add_state(h, ggml_mul(ctx0, x, m.run));
+        return add_state(h, ggml_mul(ctx0, attn_post_norm(x, il), m.run));
     }
     ggml_tensor * out = add_state(h, ggml_mul(ctx0, ffn(h, il), m.c_run));
     if (t.skip_gate) {

@@ -74,7 +74,7 @@ ggml_tensor * liquid_graph::flagged_run(ggml_tensor * h, ggml_tensor * n, const 
             store_kv(n, il);
         }
         if (gate.scope != LIQUID_SCOPE_FFN) {
-            h = add_state(h, attention(n, il));
+            h = add_state(h, attn_post_norm(attention(n, il), il));
         }
         if (gate.scope != LIQUID_SCOPE_ATTN) {
             ggml_tensor * f = ffn(h, il);

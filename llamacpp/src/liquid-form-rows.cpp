@@ -126,7 +126,7 @@ ggml_tensor * liquid_graph::rows_run_path(ggml_tensor * h, ggml_tensor * n, cons
             store_kv(n, il);
         }
         if (gate.scope != LIQUID_SCOPE_FFN) {
-            state = ggml_add(ctx0, attention(n, il), state);
+            state = ggml_add(ctx0, attn_post_norm(attention(n, il), il), state);
         }
         if (gate.scope != LIQUID_SCOPE_ATTN) {
             ggml_tensor * f = ffn(state, il);

@@ -28,6 +28,9 @@ liquid_graph::liquid_graph(const llama_model_liquid & model, const llm_graph_par
     res->t_embd = cur;
 
     cur = build_lora_mm(model.output, cur, model.output_s);
+    if (const float cap = hparams.f_final_logit_softcapping) {
+        cur = ggml_scale(ctx0, ggml_tanh(ctx0, ggml_scale(ctx0, cur, 1.0f/cap)), cap);
+    }
     cb(cur, "result_output", -1);
     res->t_logits = cur;
 
@@ -51,7 +54,7 @@ void liquid_graph::make_inputs() {
         inp_iswa = build_attn_inp_kv_iswa();
     }
     inp_out_ids = build_inp_out_ids();
-    kq_scale = hparams.f_attention_scale == 0.0f ? 1.0f/sqrtf(float(n_embd_head_k)) : hparams.f_attention_scale;
+    kq_scale = hparams.f_attention_scale == 0.0f ? 1.0f/sqrtf(float(n_embd_head_k)) : 1.0f;
 
     auto input = std::make_unique<llm_graph_input_liquid>(cparams.liquid, cparams, form, n_tokens, n_outputs);
     inp_liquid = (llm_graph_input_liquid *) res->add_input(std::move(input));

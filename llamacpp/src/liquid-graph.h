@@ -68,7 +68,7 @@ private:
 
     liquid_form form     = LIQUID_FORM_FULL;
     bool        in_place = false; // the state is one buffer
-    float       kq_scale = 1.0f;
+    float       kq_scale = 1.0f;  // 1 where q is scaled before
 
     bool    outputs_kept = false; // the state holds the rows to output, no others
     int32_t layers_free  = 0;     // layers so far that no gate governs whole
@@ -119,6 +119,9 @@ private:
     ggml_tensor * experts(ggml_tensor * x, int il) const;
     ggml_tensor * experts_weighted_before(ggml_tensor * x, int il) const;
     ggml_tensor * ffn    (ggml_tensor * h, int il) const;
+    ggml_tensor * post_norm(ggml_tensor * x, ggml_tensor * weight, const char * name, int il) const;
+    ggml_tensor * attn_post_norm(ggml_tensor * x, int il) const { return post_norm(x, model.layers[il].attn_post_norm, "attn_post_norm", il); }
+    ggml_tensor * ffn_post_norm (ggml_tensor * x, int il) const { return post_norm(x, model.layers[il].ffn_post_norm,  "ffn_post_norm",  il); }
     ggml_tensor * adapter(ggml_tensor * h, const liquid_gate_tensors & t, int il) const;
 
     ggml_tensor * gate_norm (ggml_tensor * h, const liquid_gate & gate) const;

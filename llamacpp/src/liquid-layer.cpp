@@ -58,11 +58,13 @@ ggml_tensor * liquid_graph::norm_qk(ggml_tensor * x, ggml_tensor * weight, int i
 
 ggml_tensor * liquid_graph::place_q(ggml_tensor * q, int il) const {
     q = norm_qk(q, model.layers[il].attn_q_norm, il);
-    if (!hparams.has_rope(il)) {
-        return inp_attn_scale ? ggml_mul(ctx0, q, rows_of(inp_attn_scale, 2)) : q;
+    if (hparams.has_rope(il)) {
+        q = rotate(q, il);
+        q = model.qk_norm == LIQUID_QK_NORM_L2 ? ggml_rms_norm(ctx0, q, hparams.f_norm_rms_eps) : q;
+    } else if (inp_attn_scale) {
+        q = ggml_mul(ctx0, q, rows_of(inp_attn_scale, 2));
     }
-    q = rotate(q, il);
-    return model.qk_norm == LIQUID_QK_NORM_L2 ? ggml_rms_norm(ctx0, q, hparams.f_norm_rms_eps) : q;
+    return hparams.f_attention_scale == 0.0f ? q : ggml_scale(ctx0, q, hparams.f_attention_scale);
 }
 
 ggml_tensor * liquid_graph::place_k(ggml_tensor * k, int il) const {
@@ -94,7 +96,7 @@ void liquid_graph::store_kv(ggml_tensor * n, int il) {
     ggml_build_forward_expand(gf, io.own ? keep(io.own->v, v, io.k_idxs) : io.mctx->cpy_v(ctx0, v, io.v_idxs, il));
 }
 
-// n [n_embd, n_tokens], K and V stored -> attention output [n_embd, n_tokens]
+// n [n_embd, n_tokens], K and V stored -> attention output [n_embd, n_tokens], not yet normed
 ggml_tensor * liquid_graph::attention(ggml_tensor * n, int il) {
     const auto & layer = model.layers[il];
     const auto io = kv_io(il);
@@ -180,7 +182,7 @@ ggml_tensor * liquid_graph::experts(ggml_tensor * x, int il) const {
     return out;
 }
 
-// h [n_embd, rows] -> FFN(RMSNorm(h)) [n_embd, rows]
+// h [n_embd, rows] -> FFN(RMSNorm(h)) [n_embd, rows], normed where the model does so
 ggml_tensor * liquid_graph::ffn(ggml_tensor * h, int il) const {
     const auto & layer = model.layers[il];
 
@@ -190,10 +192,20 @@ ggml_tensor * liquid_graph::ffn(ggml_tensor * h, int il) const {
         cur = experts(cur, il);
     } else {
         cur = build_ffn(cur, layer.ffn_up, layer.ffn_up_b, NULL, layer.ffn_gate, layer.ffn_gate_b, NULL, layer.ffn_down, layer.ffn_down_b, NULL,
-                NULL, LLM_FFN_SILU, LLM_FFN_PAR, il);
+                NULL, model.activation, LLM_FFN_PAR, il);
     }
     cb(cur, "ffn_out", il);
-    return cur;
+    return ffn_post_norm(cur, il);
+}
+
+// of what a half of the layer adds to the state, in models that norm it
+ggml_tensor * liquid_graph::post_norm(ggml_tensor * x, ggml_tensor * weight, const char * name, int il) const {
+    if (!weight) {
+        return x;
+    }
+    x = build_norm(x, weight, NULL, LLM_NORM_RMS, il);
+    cb(x, name, il);
+    return x;
 }
 
 ggml_tensor * liquid_graph::adapter(ggml_tensor * h, const liquid_gate_tensors & t, int il) const {
@@ -268,6 +280,7 @@ ggml_tensor * liquid_graph::plain_attention(ggml_tensor * h, int il) {
         h   = ggml_get_rows(ctx0, h,   inp_out_ids);
         in_place = false; // a state of its own from here on
     }
+    cur = attn_post_norm(cur, il);
     h = add_state(h, stayed ? ggml_mul(ctx0, cur, stayed) : cur);
     cb(h, "ffn_inp", il);
     return h;

@@ -38,6 +38,8 @@ struct llama_model_liquid : public llama_model_base {
     llama_rope_type rope    = LLAMA_ROPE_TYPE_NORM;
     liquid_qk_norm  qk_norm = LIQUID_QK_NORM_NONE;
 
+    llm_ffn_op_type activation = LLM_FFN_SILU; // of dense layers
+
     bool expert_weight_before_ffn = false;
 
     std::vector<bool> moe_layers; // [n_layer]
@@ -49,9 +51,11 @@ struct llama_model_liquid : public llama_model_base {
     std::vector<double>              attn_share;   // [n_layer] of the layer's active parameters
 
 private:
-    void load_attention(llama_model_loader & ml);
-    void load_experts  (llama_model_loader & ml);
-    void load_depth    (llama_model_loader & ml);
+    void load_scales     (llama_model_loader & ml);
+    void load_attention  (llama_model_loader & ml);
+    void load_window_rope(llama_model_loader & ml);
+    void load_experts    (llama_model_loader & ml);
+    void load_depth      (llama_model_loader & ml);
     void load_gates   (const std::vector<uint32_t> & spans, const std::vector<uint32_t> & exits, const std::vector<std::string> & scopes);
     void add_gate     (int32_t layer, int32_t span, liquid_scope scope, bool is_exit);
     void load_gate_tensors();

@@ -5,6 +5,7 @@
 #include "llama-impl.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 //
@@ -125,10 +126,25 @@ T liquid_choice(const std::string & key, const std::string & value, const std::v
 
 void llama_model_liquid::load_arch_hparams(llama_model_loader & ml) {
     ml.get_key(LLM_KV_ATTENTION_LAYERNORM_RMS_EPS, hparams.f_norm_rms_eps);
+    load_scales(ml);
     load_attention(ml);
     load_experts(ml);
     load_depth(ml);
     type = LLM_TYPE_UNKNOWN;
+}
+
+void llama_model_liquid::load_scales(llama_model_loader & ml) {
+    const liquid_keys keys(ml.metadata);
+
+    hparams.f_embedding_scale         = keys.f32("embedding_scale", 0.0f);
+    hparams.f_attention_scale         = keys.f32("attention.scale", 0.0f);
+    hparams.f_final_logit_softcapping = keys.f32("final_logit_softcapping", 0.0f);
+    for (const auto * key : { "embedding_scale", "attention.scale", "final_logit_softcapping" }) {
+        const float value = keys.f32(key, 1.0f);
+        keys.expect(key, value > 0.0f && std::isfinite(value), "a number above 0");
+    }
+    activation = liquid_choice<llm_ffn_op_type>("feed_forward.activation", keys.string("feed_forward.activation", "silu"), {
+        { "silu", LLM_FFN_SILU }, { "gelu", LLM_FFN_GELU } });
 }
 
 void llama_model_liquid::load_attention(llama_model_loader & ml) {
@@ -160,17 +176,30 @@ void llama_model_liquid::load_attention(llama_model_loader & ml) {
         } else {
             hparams.set_swa_pattern(keys.u32("attention.sliding_window_pattern", 0), false);
         }
-        hparams.rope_freq_base_train_swa  = hparams.rope_freq_base_train;
-        hparams.rope_freq_scale_train_swa = hparams.rope_freq_scale_train;
+        load_window_rope(ml);
     }
 
     hparams.n_attn_temp_floor_scale = keys.u32("attention.temperature_length", 0);
     hparams.f_attn_temp_scale       = keys.f32("attention.temperature_scale", 0.0f);
     hparams.f_attn_temp_offset      = 1.0f; // positions count from one, ref: Llama 4
     hparams.f_clamp_kqv             = keys.f32("attention.clamp_kqv", 0.0f);
-    hparams.f_attention_scale       = keys.f32("attention.scale", 0.0f);
 
     liquid_keys::expect("attention.value_length", hparams.n_embd_head_k() == hparams.n_embd_head_v(), "the same as attention.key_length");
+}
+
+// layers with a window may turn by a base of their own, and then without scaling
+void llama_model_liquid::load_window_rope(llama_model_loader & ml) {
+    const liquid_keys keys(ml.metadata);
+
+    const bool own = keys.find("rope.freq_base_swa") >= 0;
+    hparams.rope_freq_base_train_swa  = keys.f32("rope.freq_base_swa", hparams.rope_freq_base_train);
+    hparams.rope_freq_scale_train_swa = own ? 1.0f : hparams.rope_freq_scale_train;
+    keys.expect("rope.freq_base_swa", hparams.rope_freq_base_train_swa > 0.0f, "a number above 0");
+
+    // what else scales goes to all layers alike
+    const std::string scaling = keys.string("rope.scaling.type", "none");
+    keys.expect("rope.scaling.type", !own || scaling == "none" || scaling == "linear", "'none' or 'linear' beside rope.freq_base_swa");
+    keys.expect("rope.freq_base_swa", !own || !ml.get_tensor_meta("rope_freqs.weight"), "no frequency factors beside it");
 }
 
 void llama_model_liquid::load_experts(llama_model_loader & ml) {
@@ -184,6 +213,7 @@ void llama_model_liquid::load_experts(llama_model_loader & ml) {
         return;
     }
 
+    liquid_keys::expect("feed_forward.activation", activation == LLM_FFN_SILU, "'silu' where there are mixture layers");
     liquid_keys::expect("expert_count", hparams.n_expert > 0, "the number of experts, as moe_layers names mixture layers");
     hparams.expert_gating_func = keys.u32("expert_gating_func", 0);
     liquid_keys::expect("expert_gating_func",
@@ -315,6 +345,9 @@ void llama_model_liquid::load_arch_tensors(llama_model_loader &) {
 
         layer.ffn_norm = create_tensor(tn(LLM_TENSOR_FFN_NORM, "weight", i), {n_embd}, 0);
 
+        layer.attn_post_norm = create_tensor(tn(LLM_TENSOR_ATTN_POST_NORM, "weight", i), {n_embd}, TENSOR_NOT_REQUIRED);
+        layer.ffn_post_norm  = create_tensor(tn(LLM_TENSOR_FFN_POST_NORM,  "weight", i), {n_embd}, TENSOR_NOT_REQUIRED);
+
         if (moe_layers[i]) {
             const int64_t n_ff_exp   = hparams.n_ff_exp(i);
             const int64_t n_ff_shexp = hparams.n_ff_shexp;
@@ -399,8 +432,9 @@ void llama_model_liquid::measure_halves() {
         return n;
     };
     for (const auto & l : layers) {
-        const double attn = sum({ l.attn_norm, l.wq, l.wk, l.wv, l.wo, l.wq_b, l.wk_b, l.wv_b, l.wo_b, l.attn_q_norm, l.attn_k_norm });
-        const double ffn  = sum({ l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down, l.ffn_gate_b, l.ffn_up_b, l.ffn_down_b, l.ffn_gate_inp,
+        const double attn = sum({ l.attn_norm, l.wq, l.wk, l.wv, l.wo, l.wq_b, l.wk_b, l.wv_b, l.wo_b, l.attn_q_norm, l.attn_k_norm,
+            l.attn_post_norm });
+        const double ffn  = sum({ l.ffn_norm, l.ffn_post_norm, l.ffn_gate, l.ffn_up, l.ffn_down, l.ffn_gate_b, l.ffn_up_b, l.ffn_down_b, l.ffn_gate_inp,
             l.ffn_gate_shexp, l.ffn_up_shexp, l.ffn_down_shexp });
         const double routed = sum({ l.ffn_gate_exps, l.ffn_up_exps, l.ffn_down_exps })*info.n_expert_used/std::max(info.n_expert, 1);
         attn_share.push_back(attn/(attn + ffn + routed));
