@@ -168,6 +168,7 @@ def _check_llama_like(f: GGUFFile, n_layer: int) -> None:
         _check_head_norms(f, i, head_dim, n_head[i] * head_dim, n_head_kv[i] * head_dim)
         _norm(f, f"blk.{i}.ffn_norm.weight", n_embd)
         _check_feed_forward(f, i, n_embd, widths[i])
+        _check_post_norms(f, i, n_embd)
 
 
 def _check_heads(f: GGUFFile, n_layer: int, n_embd: int) -> tuple[list[int], list[int], int]:
@@ -208,6 +209,12 @@ def _check_head_norms(f: GGUFFile, i: int, head_dim: int, n_q: int, n_kv: int) -
     if f.architecture == "liquid" and widths:
         _norm(f, f"blk.{i}.attn_q_norm.weight", widths[0])
         _norm(f, f"blk.{i}.attn_k_norm.weight", widths[1])
+
+
+def _check_post_norms(f: GGUFFile, i: int, n_embd: int) -> None:
+    for name in (f"blk.{i}.post_attention_norm.weight", f"blk.{i}.post_ffw_norm.weight"):
+        if f.architecture == "liquid" and name in f.tensors:
+            _norm(f, name, n_embd)
 
 
 def _feed_forward_widths(f: GGUFFile, n_layer: int) -> list[tuple[int, bool]]:

@@ -21,12 +21,14 @@ _CHOICES = {
     "rope.type": ("norm", "neox", "none"),
     "attention.qk_norm": ("none", "head", "full", "l2"),
     "attention.window_type": ("none", "sliding", "chunked"),
+    "feed_forward.activation": ("silu", "gelu"),
 }
 _PER_LAYER = ("rope.layers", "moe_layers")
 _FLOATS = (
-    "attention.temperature_scale", "attention.clamp_kqv", "attention.scale", "expert_weights_scale",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    "attention.temperature_scale", "attention.clamp_kqv", "expert_weights_scale", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
 )  # fmt: skip
+_POSITIVE = ("embedding_scale", "attention.scale", "final_logit_softcapping", "rope.freq_base_swa")
 _FLAGS = ("expert_weights_norm", "expert_weight_before_ffn")
 _GATING_FUNCTIONS = (1, 2)  # softmax, sigmoid
 _MAX_NUMBER = 1 << 31
@@ -43,10 +45,15 @@ def check_attention_keys(f: GGUFFile, n_layer: int) -> None:
         value = _get(f, name, 0.0)
         if not isinstance(value, float) or not math.isfinite(value) or not _is(f, name, GGUFValueType.FLOAT32):
             _fail(f, name, value, "an f32 number")
+    for name in _POSITIVE:
+        value = _get(f, name, 1.0)
+        if not isinstance(value, float) or not 0 < value < math.inf or not _is(f, name, GGUFValueType.FLOAT32):
+            _fail(f, name, value, "an f32 number above zero")
     for name in _FLAGS:
         if not isinstance(_get(f, name, False), bool):
             _fail(f, name, _get(f, name), "true or false")
     _check_window(f, n_layer)
+    _check_window_rope(f)
 
 
 def expert_layers(f: GGUFFile, n_layer: int, n_expert: int) -> list[bool]:
@@ -59,6 +66,8 @@ def expert_layers(f: GGUFFile, n_layer: int, n_expert: int) -> list[bool]:
     function = _get(f, "expert_gating_func")
     if function not in _GATING_FUNCTIONS or not _is(f, "expert_gating_func", GGUFValueType.UINT32):
         _fail(f, "expert_gating_func", function, "1 (softmax) or 2 (sigmoid)")
+    if (activation := _get(f, "feed_forward.activation", "silu")) != "silu":
+        _fail(f, "feed_forward.activation", activation, "silu, as there are mixture layers,")
     if "liquid.expert_weights_norm" not in f.metadata:
         _fail(f, "expert_weights_norm", None, "true or false")
     return layers
@@ -72,6 +81,16 @@ def _check_window(f: GGUFFile, n_layer: int) -> None:
         _check_number(f, "attention.sliding_window_pattern", 0)
     _check_number(f, "attention.temperature_length", 0)
     _check_number(f, "attention.sliding_window", 0 if _get(f, "attention.window_type", "none") == "none" else 1)
+
+
+def _check_window_rope(f: GGUFFile) -> None:
+    """Layers with a base of their own are not scaled, which the runtime knows of linear scaling alone."""
+    if "liquid.rope.freq_base_swa" not in f.metadata:
+        return
+    if (scaling := _get(f, "rope.scaling.type", "none")) not in ("none", "linear"):
+        _fail(f, "rope.scaling.type", scaling, "none or linear, beside rope.freq_base_swa,")
+    if "rope_freqs.weight" in f.tensors:
+        _fail(f, "rope.freq_base_swa", _get(f, "rope.freq_base_swa"), "none beside rope_freqs.weight")
 
 
 def _check_number(f: GGUFFile, name: str, least: int) -> None:

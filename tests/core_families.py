@@ -9,6 +9,7 @@ import pytest
 
 CORE = {
     "linear-adapter", "bottleneck", "span2-adapter", "flexidepth", "moe", "every-scope", "exit-around", "drop-span2",
+    "gemma3", "gemma3-drop",
 }  # fmt: skip
 
 

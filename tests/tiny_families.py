@@ -33,6 +33,22 @@ MOE = {
 MIXED = {**MOE, "moe_layers": [1, 2, 5]}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 7}
 CHUNKED = {"layer_types": ["chunked_attention", "chunked_attention", "full_attention"] * 2, "attention_chunk_size": 11}
+GEMMA3: dict[str, Any] = {
+    "head_dim": 32,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "qk_norm": "head",
+    "sandwich_norm": True,
+    "hidden_act": "gelu_pytorch_tanh",
+    "embedding_multiplier": 8.0,
+    "attention_multiplier": 0.21,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "sliding_window": 9,
+    "rope_theta": 5e4,
+    "rope_local_base_freq": 300.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+}
 LLAMA3 = {"rope_type": "llama3", "factor": 3.0, "low_freq_factor": 1.5, "high_freq_factor": 5.0}
 YARN = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 64}
 
@@ -121,7 +137,7 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "eps": {"rms_norm_eps": 0.05},
 }
-NO_GATES: dict[str, dict[str, Any]] = {"plain": {}, "plain-moe": MIXED}
+NO_GATES: dict[str, dict[str, Any]] = {"plain": {}, "plain-moe": MIXED, "plain-gemma3": GEMMA3}
 
 
 HALVES = {"gate_scope": ["attn+ffn"] * N_LAYER}
@@ -191,6 +207,15 @@ DROPS: dict[str, dict[str, Any]] = {
     "drop-llama4": {**EXPERTS["llama4"], "depth": {**SPAN2, **DROP, "gate_bias": True}},
     "drop-rope-layers": {"no_rope_layers": [1, 0, 1, 1, 0, 1], "depth": {**LINEAR, **DROP}},
 }
+GEMMAS: dict[str, dict[str, Any]] = {
+    "gemma3": {**GEMMA3, "depth": {**ADAPTED, "gate_bias": True}},
+    "gemma3-capped-span": {**GEMMA3, "final_logit_softcapping": 30.0, "depth": {**SPAN3, **SCALED, "adapter_size": 32}},
+    "gemma3-every-scope": {**GEMMA3, "depth": {**BOTTLENECK, **EVERY_SCOPE, "adapter_size": 32, "min_layers": 2}},
+    "gemma3-exit": {**GEMMA3, "depth": {**AROUND, "adapter_size": 32}},
+    "gemma3-drop": {**GEMMA3, "depth": {**SPAN2, **DROP, "adapter_size": 32}},
+    "gemma3-drop-halves": {**GEMMA3, "depth": {**LINEAR, **HALVES, **DROP}},
+    "post-norms-moe": {**MIXED, "sandwich_norm": True, "depth": ADAPTED},
+}
 
 FAMILIES: dict[str, dict[str, Any]] = {
     **GATES,
@@ -198,6 +223,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     **SCOPES,
     **EXITS,
     **DROPS,
+    **GEMMAS,
     **{name: {"depth": ADAPTED, **keys} for name, keys in ATTENTION.items()},
     **NO_GATES,
 }

@@ -23,6 +23,8 @@ HALVES = ("", "_attn", "_ffn")
 LAYER_TENSORS = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -42,6 +44,9 @@ LAYER_TENSORS = {
     "depth_adapter.up_proj": "depth_skip_up",
     "depth_adapter.down_proj": "depth_skip_down",
 }
+# what llama.cpp derives from the name `gemma3`
+OF_GEMMA3 = ("rope.type", "attention.qk_norm", "attention.window_type", "attention.scale", "embedding_scale",
+             "feed_forward.activation")  # fmt: skip
 MODEL_TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -68,6 +73,8 @@ def _shape_keys(c: LiquidConfig) -> dict[str, Any]:
 def _rope_keys(c: LiquidConfig) -> dict[str, Any]:
     scaling, kind = c.rope_scaling or {}, c.rope_type
     keys: dict[str, Any] = {"rope.freq_base": float(c.rope_theta), "rope.type": c.rope_layout}
+    if c.rope_local_base_freq is not None:
+        keys["rope.freq_base_swa"] = float(c.rope_local_base_freq)
     if c.no_rope_layers is not None:
         keys["rope.layers"] = [bool(x) for x in c.no_rope_layers]
     if kind in ("linear", "yarn"):
@@ -91,6 +98,18 @@ def _attention_keys(c: LiquidConfig) -> dict[str, Any]:
     if c.clip_qkv is not None:
         keys["attention.clamp_kqv"] = c.clip_qkv
     return keys
+
+
+def _scale_keys(c: LiquidConfig) -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "attention.scale": c.attention_multiplier,
+        "final_logit_softcapping": c.final_logit_softcapping,
+    }
+    if c.embedding_multiplier != 1:
+        keys["embedding_scale"] = c.embedding_multiplier
+    if c.hidden_act != "silu":
+        keys["feed_forward.activation"] = "gelu"
+    return {name: value for name, value in keys.items() if value is not None}
 
 
 def _expert_keys(c: LiquidConfig) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def _depth_keys(c: LiquidConfig) -> dict[str, Any]:
 
 def metadata(config: LiquidConfig) -> dict[str, Any]:
     """Every `liquid.` key of this configuration, without the prefix."""
-    groups = (_shape_keys, _rope_keys, _attention_keys, _expert_keys, _depth_keys)
+    groups = (_shape_keys, _rope_keys, _attention_keys, _scale_keys, _expert_keys, _depth_keys)
     return {name: value for group in groups for name, value in group(config).items()}
 
 
@@ -184,16 +203,25 @@ def _add_tokenizer(writer: gguf.GGUFWriter, config: LiquidConfig) -> None:
     writer.add_add_bos_token(False)
 
 
+def write_gemma3(model: LiquidForCausalLM, path: Path, override: dict[str, Any] | None = None) -> Path:
+    """The same weights as llama.cpp's own architecture; they must be what its graph takes for granted."""
+    return write_gguf(model, path, {**dict.fromkeys(OF_GEMMA3), **(override or {})}, arch="gemma3")
+
+
 def write_gguf(
-    model: LiquidForCausalLM, path: Path, override: dict[str, Any] | None = None, chat_template: str | None = None
+    model: LiquidForCausalLM,
+    path: Path,
+    override: dict[str, Any] | None = None,
+    chat_template: str | None = None,
+    arch: str = "liquid",
 ) -> Path:
     """`override` replaces or, with None, removes keys (without prefix): odd and broken files for tests."""
-    writer = gguf.GGUFWriter(path, "liquid")
+    writer = gguf.GGUFWriter(path, arch)
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for key, value in {**metadata(model.config), **(override or {})}.items():
         if value is not None:
-            _add(writer, f"liquid.{key}", value)
+            _add(writer, f"{arch}.{key}", value)
     _add_tokenizer(writer, model.config)
     if chat_template is not None:
         writer.add_chat_template(chat_template)

@@ -1,7 +1,7 @@
 """`liquid` checkpoints: depth gates, mixtures of experts and every attention key, to GGUF architecture `liquid`.
 
 Knows LiquidForCausalLM's configuration and tensor names. Gates are in `..depth`, experts in `..experts`, windows in
-`..windows`, the Llama-shaped rest in `.llama`.
+`..windows`, what Gemma has more in `..scales`, the Llama-shaped rest in `.llama`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..fields import Field
 from ..registry import arch
 from ..rope import read_rope, rope_fields, rope_warnings
 from ..rope_factors import rope_tensors
+from ..scales import Scales
 from ..tensors import Dims, Row, bind
 from ..transforms import SAME, interleaved
 from ..windows import Window
@@ -35,7 +36,6 @@ from .llama import (
     gated_mlp,
     qk_norms,
     qkv_biases,
-    refuse_foreign_maths,
 )
 
 
@@ -48,7 +48,7 @@ class Liquid:
     half_split = True  # the checkpoint's q and k: feature i of a head rotates with feature i + head_dim/2, not i + 1
 
     def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
-        refuse_foreign_maths(config)
+        config.only("is_causal", True, why="tokens see what came before them")
         config.only("use_sliding_window", False, why="windows are named by layer_types")
         config.only("use_qk_norm", False, why="qk_norm says which one")
         config.only("mlp_bias", False, why="feed-forward parts have no biases")
@@ -63,6 +63,7 @@ class Liquid:
         self.clip_qkv = config.positive("clip_qkv", None)
         self.window = Window.read(config, self.n_layer)
         self.experts = Experts.read(config, self.n_layer)
+        self.scales = Scales.read(config, self.rope, has_experts=bool(self.experts.layers))
         self.dense_size = self._dense_size(config)
         self.temperature = self._temperature(config)
         self.depth = read_depth(config, self.n_layer)
@@ -105,7 +106,7 @@ class Liquid:
             found += qk_norms("h", "h", one, one)
         elif self.qk_norm == "full":
             found += qk_norms("q", "k", q, k)
-        return found
+        return found + self.scales.rows()
 
     def _feed_forward_rows(self, layer: int) -> Iterable[Row]:
         if layer not in self.experts.layers:
@@ -128,7 +129,7 @@ class Liquid:
             found.append(fields.f32("liquid.attention.temperature_scale", self.temperature[1]))
         if self.clip_qkv is not None:
             found.append(fields.f32("liquid.attention.clamp_kqv", self.clip_qkv))
-        return found + self.experts.fields() + (depth_fields(self.depth) if self.depth else [])
+        return found + self.scales.fields() + self.experts.fields() + (depth_fields(self.depth) if self.depth else [])
 
     def warnings(self) -> list[str]:
         return rope_warnings(self.rope)

@@ -13,6 +13,7 @@ from liquidcli.errors import LiquidError
 from liquidcli.gate_layout import STEMS
 from liquidcli.gguf_file import GGUFFile
 
+from ..scales import ACTIVATIONS
 from .configs import Target, shared
 from .keys import Keys
 from .rope import shortest
@@ -23,8 +24,7 @@ SCORING = {ExpertGatingFuncType.SOFTMAX: "softmax", ExpertGatingFuncType.SIGMOID
 def liquid_target(f: GGUFFile, keys: Keys) -> Target:
     config = {"architectures": ["LiquidForCausalLM"], "model_type": "liquid", **shared(keys)}
     n_layer = config["num_hidden_layers"]
-    config |= _attention(f, keys, n_layer) | _feed_forward(f, keys, n_layer)
-    keys.only("attention.scale", 0.0, why="the checkpoint's scale is that of the head's size")
+    config |= _attention(f, keys, n_layer) | _feed_forward(f, keys, n_layer) | _scales(f, keys, n_layer)
     for name in ("role.tensors", "role.names"):  # follow from the gates
         keys.raw(name)
     present = []
@@ -67,6 +67,23 @@ def _windows(keys: Keys, n_layer: int) -> dict[str, Any]:
         raise LiquidError(f"{keys.file.path}: windows are exported from a pattern with one value for each layer")
     types = [f"{kind}_attention" if windowed else "full_attention" for windowed in pattern]
     return {"layer_types": types, {"sliding": "sliding_window", "chunked": "attention_chunk_size"}[kind]: size}
+
+
+def _scales(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:
+    words = {
+        "embedding_scale": "embedding_multiplier",
+        "attention.scale": "attention_multiplier",
+        "rope.freq_base_swa": "rope_local_base_freq",
+        "final_logit_softcapping": "final_logit_softcapping",
+    }
+    found: dict[str, Any] = {word: shortest(value) for key, word in words.items() if (value := keys.number(key, None))}
+    keys.only("feed_forward.activation", *ACTIVATIONS.values(), why="silu and gelu are known")
+    if keys.word("feed_forward.activation", "silu") == "gelu":
+        found["hidden_act"] = "gelu_pytorch_tanh"
+    norms = [f"blk.{i}.post_{half}_norm.weight" in f.tensors for i in range(n_layer) for half in ("attention", "ffw")]
+    if any(norms) and not all(norms):
+        raise LiquidError(f"{f.path}: norms behind the halves are exported where every layer has both")
+    return found | ({"sandwich_norm": True} if any(norms) else {})
 
 
 def _feed_forward(f: GGUFFile, keys: Keys, n_layer: int) -> dict[str, Any]:

@@ -42,10 +42,12 @@ def visible(config: LiquidConfig, positions: torch.Tensor, *, windowed: bool) ->
     return mask
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float | None = None
+) -> torch.Tensor:
     """q [B, n_head, T, head_dim], k and v [B, n_head_kv, S, head_dim], mask [.., T, S]; K,V heads serve neighbours."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 class Context:
@@ -53,8 +55,9 @@ class Context:
 
     def __init__(self, config: LiquidConfig, positions: torch.Tensor) -> None:
         self.positions = positions  # [T]
-        self.cos, self.sin = rope_tables(config, positions)  # [T, head_dim/2]
-        self.masks = {windowed: visible(config, positions, windowed=windowed) for windowed in (False, True)}  # [T, T]
+        both = (False, True)
+        self.turns = {windowed: rope_tables(config, positions, windowed=windowed) for windowed in both}
+        self.masks = {windowed: visible(config, positions, windowed=windowed) for windowed in both}  # [T, T]
         steps = torch.floor((positions.float() + 1) / config.floor_scale)
         self.temperature = torch.log1p(steps) * config.attn_scale + 1  # [T]; ref: Llama 4
 
@@ -81,7 +84,7 @@ class Attention(nn.Module):
         if stored is not None:
             own = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
             mask = mask & (stored[:, None, None, :] | own)  # [B, 1, T, T]
-        out = attend(q, k, v, mask)  # [B, n_head, T, head_dim]
+        out = attend(q, k, v, mask, self.config.attention_multiplier)  # [B, n_head, T, head_dim]
         return self.o_proj(out.transpose(1, 2).flatten(2))  # [B, T, hidden]
 
     def _project(self, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -100,7 +103,7 @@ class Attention(nn.Module):
     def _place(self, x: torch.Tensor, context: Context, *, is_query: bool) -> torch.Tensor:
         """Gives q or k its position: by rotation, or (queries of layers without RoPE) by temperature."""
         if self.config.has_rope(self.layer):
-            x = rotate(x, context.cos, context.sin)
+            x = rotate(x, *context.turns[self.config.has_window(self.layer)])
             return rms_norm(x, self.config.rms_norm_eps) if self.config.qk_norm == "l2" else x
         if is_query and self.config.attn_temperature_tuning:
             return x * context.temperature[:, None].to(x.dtype)

@@ -14,6 +14,10 @@ Names are the Llama 4 text model's where it has one, else those of the model tha
     qk_norm                          none; head, full (weights q_norm, k_norm; before RoPE);
                                      l2 (no weight; after RoPE; in layers with RoPE only)
     rope_scaling                     {rope_type: default|linear|llama3|yarn, factor, ...} as in transformers
+    rope_local_base_freq             base of layers with a window, which then are not scaled (absent = as the others)
+    hidden_act                       silu, gelu_pytorch_tanh: of dense layers (experts, adapters: silu)
+    sandwich_norm                    norms on what each half adds (weights post_self_attn_layernorm, post_mlp_layernorm)
+    embedding_multiplier, attention_multiplier (absent = head_dim ** -0.5), final_logit_softcapping
 
 `rope_layout` does not describe this checkpoint: its q/k rows (weights, biases, and q_norm/k_norm weights) are always in
 the half-split order of Hugging Face models, feature i of a head rotating with feature i + head_dim/2. It says which
@@ -41,6 +45,7 @@ CHOICES = {
     "rope_type": ("default", "linear", "llama3", "yarn"),
     "qk_norm": ("none", "head", "full", "l2"),
     "scoring_func": ("softmax", "sigmoid"),
+    "hidden_act": ("silu", "gelu_pytorch_tanh"),
 }
 MODEL_TYPES = ("liquid", "llama", "mistral")
 INFERRED = ("gate_bias", "gate_folded")
@@ -77,6 +82,12 @@ class LiquidConfig:
     floor_scale: int = 8192
     attn_scale: float = 0.1
     clip_qkv: float | None = None
+    rope_local_base_freq: float | None = None
+    hidden_act: str = "silu"
+    sandwich_norm: bool = False
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float | None = None
+    final_logit_softcapping: float | None = None
     moe_layers: tuple[int, ...] = ()
     num_local_experts: int = 0
     num_experts_per_tok: int = 0
@@ -122,6 +133,11 @@ class LiquidConfig:
         require(kinds <= set(LAYER_TYPES), f"layer_types has other values than {', '.join(LAYER_TYPES)}")
         require(len(kinds - {"full_attention"}) <= 1, "layer_types mixes sliding and chunked windows")
         require(self.window_type == "none" or self.window_size > 0, f"{self.window_type} windows without a size")
+        require(not self.moe_layers or self.hidden_act == "silu", f"hidden_act {self.hidden_act} with MoE layers")
+        require(
+            self.rope_local_base_freq is None or self.rope_type in ("default", "linear"),
+            f"rope_type {self.rope_type} with rope_local_base_freq",
+        )
         require(not self.moe_layers or 0 < n_used <= n_expert, "MoE layers without experts to pick from")
         require(len(spans) == self.num_hidden_layers, "depth.gate_span: expected one entry per layer")
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .config import LiquidConfig
 
+ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh")}
 SMALLEST_WEIGHT_SUM = 6.103515625e-5  # the smallest normal number of F16
 
 
 class MLP(nn.Module):
-    """down(silu(gate x) * up x): dense layers, the shared expert and the skip adapter alike."""
+    """down(act(gate x) * up x): dense layers, the shared expert and the skip adapter alike."""
 
-    def __init__(self, hidden: int, size: int) -> None:
+    def __init__(self, hidden: int, size: int, act: str = "silu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         self.gate_proj = nn.Linear(hidden, size, bias=False)
         self.up_proj = nn.Linear(hidden, size, bias=False)
         self.down_proj = nn.Linear(size, hidden, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Experts(nn.Module):

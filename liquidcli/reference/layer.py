@@ -16,10 +16,15 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config, layer)
         self.feed_forward = (
-            MoE(config) if layer in config.moe_layers else MLP(config.hidden_size, config.intermediate_size_mlp)
+            MoE(config)
+            if layer in config.moe_layers
+            else MLP(config.hidden_size, config.intermediate_size_mlp, config.hidden_act)
         )
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        if config.sandwich_norm:
+            self.post_self_attn_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_mlp_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         for gate in config.depth.gates_at(layer) if config.depth else ():
             self.add_module(gate.stem, DepthGate(config))
         if config.depth and config.depth.has_adapter(layer):
@@ -29,13 +34,19 @@ class DecoderLayer(nn.Module):
         self, h: torch.Tensor, context: Context, c_run: torch.Tensor | float = 1.0, stored: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The state when the whole layer runs, and the experts picked."""
-        h = h + self.self_attn(self.input_layernorm(h), context, stored)
+        h = h + self.attend(self.input_layernorm(h), context, stored)
         out, experts = self.feed(self.post_attention_layernorm(h))
         return h + c_run * out, experts
 
+    def attend(self, n: torch.Tensor, context: Context, stored: torch.Tensor | None) -> torch.Tensor:
+        """What the attention half adds."""
+        out = self.self_attn(n, context, stored)
+        return self.post_self_attn_layernorm(out) if hasattr(self, "post_self_attn_layernorm") else out
+
     def feed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        out = self.feed_forward(x)
-        return out if isinstance(out, tuple) else (out, None)
+        """What the feed-forward half adds, and the experts picked."""
+        out, experts = found if isinstance(found := self.feed_forward(x), tuple) else (found, None)
+        return self.post_mlp_layernorm(out) if hasattr(self, "post_mlp_layernorm") else out, experts
 
     def gate_logit(self, h: torch.Tensor) -> torch.Tensor:
         return self.depth_gate(self.input_layernorm(h))  # [B, T]
@@ -48,12 +59,15 @@ class DecoderLayer(nn.Module):
 
     def attention_share(self) -> float:
         """The attention half's part of the parameters one token uses; the rest is the feed-forward half's."""
-        attention = _count(self.self_attn) + _count(self.input_layernorm)
-        feed_forward: float = _count(self.feed_forward) + _count(self.post_attention_layernorm)
+        attention = self._count("self_attn", "input_layernorm", "post_self_attn_layernorm")
+        feed_forward: float = self._count("feed_forward", "post_attention_layernorm", "post_mlp_layernorm")
         if isinstance(self.feed_forward, MoE):
             config, experts = self.feed_forward.config, _count(self.feed_forward.experts)
             feed_forward += experts * config.num_experts_per_tok / config.num_local_experts - experts
         return attention / (attention + feed_forward)
+
+    def _count(self, *names: str) -> int:
+        return sum(_count(getattr(self, name)) for name in names if hasattr(self, name))
 
 
 def _count(module: nn.Module) -> int:

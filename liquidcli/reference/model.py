@@ -5,6 +5,7 @@ Every token passes through every layer and `where` picks the outcome: no cache, 
     n = RMSNorm(h; input_layernorm);  w = sigmoid(gate(n));  run = w > threshold
     K, V from n, run or not                      (later layers of a skipped span: from the state that entered the span)
     run:   h1 = h + Attn(n);  h' = h1 + c_run * FFN(RMSNorm(h1; post_attention_layernorm))
+           (sandwich_norm: what Attn and FFN give is normed before it is added; an adapter's output never is)
     skip:  h' = h + c_skip * Adapter(RMSNorm(h; post_attention_layernorm of the span's first layer))
 
 Gates over halves pick h1 and h' one by one. A token that left by an exit keeps its state through all layers behind it:
@@ -45,7 +46,7 @@ class LiquidModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, tokens: torch.Tensor, run: Progress) -> torch.Tensor:
-        h = self.embed_tokens(tokens)  # [B, T, hidden]
+        h = self.embed_tokens(tokens) * self.config.embedding_multiplier  # [B, T, hidden]
         layer = 0
         while layer < self.config.num_hidden_layers:
             gates = run.gates_at(layer)
@@ -83,7 +84,7 @@ class LiquidModel(nn.Module):
         n = module.input_layernorm(h)
         if "attn" in gates:
             attends = attends & run.decide(gates["attn"], module.depth_gate_attn(n)).mix
-        h1 = attends(h + module.self_attn(n, run.context, run.stored(attends)), h)
+        h1 = attends(h + module.attend(n, run.context, run.stored(attends)), h)
         x = module.post_attention_layernorm(h1)
         out, experts = module.feed(x)
         if "ffn" not in gates:
@@ -127,4 +128,7 @@ class LiquidForCausalLM(nn.Module):
         run = Progress(self.config, Context(self.config, positions), policy, tokens)
         hidden = self.model(tokens, run)
         head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return Output(nn.functional.linear(hidden, head), run.trace(), hidden)
+        logits = nn.functional.linear(hidden, head)
+        if cap := self.config.final_logit_softcapping:
+            logits = cap * torch.tanh(logits / cap)
+        return Output(logits, run.trace(), hidden)

@@ -34,10 +34,13 @@ def _yarn_mix(config: LiquidConfig, scaling: dict) -> torch.Tensor:
     return 1 - ((pairs - low) / max(0.001, high - low)).clamp(0, 1)
 
 
-def frequencies(config: LiquidConfig) -> tuple[torch.Tensor, float]:
+def frequencies(config: LiquidConfig, *, windowed: bool = False) -> tuple[torch.Tensor, float]:
     """Angle per position for each feature pair [head_dim/2], and the factor on cos and sin."""
     dim, scaling = config.head_dim, config.rope_scaling or {}
-    inv_freq = config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    own_base = config.rope_local_base_freq if windowed else None
+    inv_freq = (own_base or config.rope_theta) ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    if own_base:
+        return inv_freq, 1.0
     if config.rope_type == "linear":
         return inv_freq / scaling["factor"], 1.0
     if config.rope_type == "llama3":
@@ -57,9 +60,11 @@ def llama3_factors(config: LiquidConfig) -> torch.Tensor | None:
     return _llama3_factors(inv_freq, config.rope_scaling).float()
 
 
-def rope_tables(config: LiquidConfig, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin for each position."""
-    per_position, magnitude = frequencies(config)
+def rope_tables(
+    config: LiquidConfig, positions: torch.Tensor, *, windowed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin for each position, [T, head_dim/2] each."""
+    per_position, magnitude = frequencies(config, windowed=windowed)
     angles = positions.double()[:, None] * per_position.to(positions.device)  # [T, head_dim/2]
     return (angles.cos() * magnitude).float(), (angles.sin() * magnitude).float()
 

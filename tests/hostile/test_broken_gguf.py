@@ -254,6 +254,23 @@ D = "liquid.depth."
         ({L + "attention.qk_norm": (STRING, "head")}, "'blk.0.attn_q_norm.weight' is missing"),
         ({L + "attention.window_type": (STRING, "sliding")}, "sliding_window is 0, a u32 number of at least 1"),
         ({L + "attention.clamp_kqv": (FLOAT32, float("inf"))}, "an f32 number"),
+        ({L + "embedding_scale": (FLOAT32, 0.0)}, "an f32 number above zero"),
+        ({L + "attention.scale": (UINT32, 1)}, "an f32 number above zero"),
+        ({L + "final_logit_softcapping": (FLOAT32, float("nan"))}, "an f32 number above zero"),
+        ({L + "feed_forward.activation": (STRING, "relu")}, "'relu', one of silu, gelu"),
+        (
+            {L + "rope.freq_base_swa": (FLOAT32, 1e4), L + "rope.scaling.type": (STRING, "yarn")},
+            "'yarn', none or linear, beside rope.freq_base_swa",
+        ),
+        (
+            {
+                L + "feed_forward.activation": (STRING, "gelu"),
+                L + "expert_count": (UINT32, 4),
+                L + "expert_used_count": (UINT32, 2),
+                L + "expert_gating_func": (UINT32, 1),
+            },
+            "'gelu', silu, as there are mixture layers",
+        ),
         ({L + "moe_layers": (ARRAY, (BOOL, [True] * 4))}, "expert_count is 0, the number of experts"),
         ({L + "expert_count": (UINT32, 4), L + "expert_used_count": (UINT32, 2)}, "expert_gating_func is missing"),
         ({D + "ffn_scaled_by_gate": (UINT32, 1)}, "of type BOOL was expected"),

@@ -13,7 +13,7 @@ import pytest
 from tests.core_families import core_first
 from tests.native.parity import Comparison, NativeModel, Setting, run_family
 from tests.tiny import make_model, random_tokens
-from tests.tiny_families import ATTENTION, DROPS, EXITS, EXPERTS, FAMILIES, GATES, SCOPES
+from tests.tiny_families import ATTENTION, DROPS, EXITS, EXPERTS, FAMILIES, GATES, GEMMAS, SCOPES
 from tests.tiny_gguf import write_gguf
 
 LOGIT_TOLERANCE = 1e-3  # max |difference| / max |reference|
@@ -58,13 +58,13 @@ def test_each_family_however_tokens_are_fed(family: str) -> None:
         (assert_close if result.setting.flash else assert_equal)(result)
 
 
-@pytest.mark.parametrize("family", core_first([*GATES, *EXPERTS, *SCOPES, *EXITS, *DROPS]))
+@pytest.mark.parametrize("family", core_first([*GATES, *EXPERTS, *SCOPES, *EXITS, *DROPS, *GEMMAS]))
 def test_engines_and_thresholds_and_forced_decisions(family: str) -> None:
     for result in run_family(family, [*ENGINES, *DEPTHS, *FORCED], N_SEQ, N_TOKENS):
         assert_equal(result)
 
 
-@pytest.mark.parametrize("family", core_first([*GATES, *SCOPES, *EXITS, *DROPS]))
+@pytest.mark.parametrize("family", core_first([*GATES, *SCOPES, *EXITS, *DROPS, *GEMMAS]))
 def test_as_programs_run_it(family: str) -> None:
     """No trace, flash attention: only the rows that run are computed. Decisions are forced: rounding flips some."""
     settings = [Setting(s, flash=True, depth="forced", trace=False) for s in ("tokens", "prompt", "mixed")]
@@ -75,7 +75,10 @@ def test_as_programs_run_it(family: str) -> None:
 
 @pytest.mark.parametrize(
     "family",
-    ["span2-adapter", "flexidepth", "moe", "sliding", "chunked", "llama4", "every-scope", "exit-halves", "drop-span2"],
+    [
+        *("span2-adapter", "flexidepth", "moe", "sliding", "chunked", "llama4", "every-scope", "exit-halves"),
+        *("drop-span2", "gemma3"),
+    ],
 )
 def test_small_ubatches_and_separate_streams(family: str) -> None:
     for result in run_family(family, SPLITTING, N_SEQ, N_TOKENS):
@@ -94,6 +97,7 @@ def test_windows_with_a_full_sized_cache(family: str) -> None:
     "family",
     [
         *("flexidepth", "span3-scaled", "moe-span3-scaled", "llama4", "min-layers", "every-scope", "moe-ffn"),
+        *("gemma3-capped-span", "gemma3-every-scope", "gemma3-exit", "gemma3-drop"),
         *("exit-around", "drop-adapter", "drop-span3", "drop-attn-ffn", "drop-exit-around", "drop-chunked"),
     ],
 )
