@@ -32,6 +32,7 @@ DERIVED: dict[str, dict[str, str]] = {
     "qwen2": {"rope.type": "neox", "attention.qk_norm": "none", "attention.window_type": "none"},
     "qwen3": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
     "qwen3moe": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
+    "gemma3": {"rope.type": "neox", "attention.qk_norm": "head", "feed_forward.activation": "gelu"},
     "liquid": {},  # without gates: it says all of it itself
 }
 _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_down": "ffn_down"}
@@ -40,6 +41,8 @@ _FALLBACK = {T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q
 _PLAIN: dict[T, np.dtype] = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
 _NOT_OF_A_MODEL = ("split.no", "split.count", "split.tensors.count")
 _SOFTMAX = 1  # llama.cpp's number for expert_gating_func
+# ref: llama.cpp's gemma3: every sixth layer sees everything, the model of 62 layers has a scale of its own
+_GEMMA_STEP, _GEMMA_WINDOW_BASE, _GEMMA_27B_LAYERS = 6, 10000.0, 62
 
 
 def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Progress | None = None) -> dict[str, Any]:
@@ -103,7 +106,29 @@ def _keys(f: GGUFFile, gates: Pack) -> dict[str, bytes]:
     if f.metadata.get(f"{old}expert_count") and f.architecture != "liquid":
         keys.setdefault(arch + "expert_gating_func", container.value(V.UINT32, _SOFTMAX))
         keys.setdefault(arch + "expert_weights_norm", container.value(V.BOOL, True))
+    if f.architecture == "gemma3":
+        keys |= {arch + key: raw for key, raw in _gemma_keys(f).items()}
     return keys | gates.depth.keys()
+
+
+def _gemma_keys(f: GGUFFile) -> dict[str, bytes]:
+    """What llama.cpp computes for Gemma 3 whatever the file says, or where it says nothing."""
+    get: Callable[..., Any] = lambda name, default=None: f.metadata.get(f"gemma3.{name}", default)  # noqa: E731
+    n_embd, window = get("embedding_length"), get("attention.sliding_window", 0)
+    even = n_embd // get("attention.head_count")
+    n_embd_head = even if f.block_count == _GEMMA_27B_LAYERS else get("attention.key_length", even)
+    keys = {
+        "embedding_scale": container.value(V.FLOAT32, np.sqrt(np.float32(n_embd))),
+        "attention.scale": container.value(V.FLOAT32, 1 / np.sqrt(np.float32(n_embd_head))),
+        "attention.window_type": container.value(V.STRING, "sliding" if window else "none"),
+    }
+    if window:
+        pattern = get("attention.sliding_window_pattern", _GEMMA_STEP)
+        if not isinstance(pattern, list):
+            pattern = [not pattern or (layer + 1) % pattern != 0 for layer in range(f.block_count)]
+        keys["attention.sliding_window_pattern"] = container.array(V.BOOL, pattern)
+        keys["rope.freq_base_swa"] = container.value(V.FLOAT32, get("rope.freq_base_swa", _GEMMA_WINDOW_BASE))
+    return keys
 
 
 def _base_tensor(f: GGUFFile, name: str, gates: Pack) -> Tensor:

@@ -12,7 +12,7 @@ from liquidcli.gates.pack import Pack, write_pack
 from liquidcli.gates.show import describe_gates
 from liquidcli.gguf_file import check_loadable, open_gguf
 from tests.gate_packs import tiny_pack, write_base, write_tiny_pack
-from tests.gguf_bytes import BOOL, FLOAT32, Q8_0, STRING, UINT32, Tensor, f32, llama
+from tests.gguf_bytes import ARRAY, BOOL, FLOAT32, Q8_0, STRING, UINT32, Tensor, f32, llama
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_another_architecture_is_refused(tmp_path, pack):
     other = write_base(tmp_path / "other.gguf", arch="qwen2")
     with pytest.raises(IntegrityError, match="architecture is qwen2, not llama"):
         apply_pack(other, pack, tmp_path / "out.gguf")
-    unknown = write_base(tmp_path / "unknown.gguf", arch="gemma3")
-    with pytest.raises(UsageError, match="gemma3"):
+    unknown = write_base(tmp_path / "unknown.gguf", arch="phi3")
+    with pytest.raises(UsageError, match="phi3"):
         apply_pack(unknown, pack, tmp_path / "out.gguf")
 
 
@@ -132,6 +132,43 @@ def test_low_rank_updates_are_merged(tmp_path, base):
     with open_gguf(base) as f, open_gguf(tmp_path / "out.gguf") as g:
         np.testing.assert_allclose(g.array(name), f.array(name) + b @ a, rtol=1e-6)
         assert not any("lora" in tensor for tensor in g.tensors)
+
+
+def gemma3(folder, n_layer=8, **keys):
+    g = llama(n_layer, arch="gemma3")
+    g.keys |= {f"gemma3.{name.replace('__', '.')}": content for name, content in keys.items()}
+    for i in range(n_layer):
+        for name, size in (("post_attention", 32), ("post_ffw", 32), ("attn_q", 8), ("attn_k", 8)):
+            g.tensors[f"blk.{i}.{name}_norm.weight"] = f32(size, seed=i)
+    base = g.write(folder / "gemma3.gguf")
+    pack = write_tiny_pack(folder / "pack.gguf", base, spans=(0, 1, *[0] * (n_layer - 2)))
+    apply_pack(base, pack, folder / "out.gguf")
+    with open_gguf(folder / "out.gguf") as f:
+        check_loadable(f)
+        return {key.removeprefix("liquid."): value for key, value in f.metadata.items()}
+
+
+def test_gemma_bases_are_told_what_llama_cpp_derives(tmp_path):
+    keys = gemma3(tmp_path, attention__sliding_window=(UINT32, 16))
+    assert keys["feed_forward.activation"] == "gelu" and keys["attention.qk_norm"] == "head"
+    assert keys["rope.type"] == "neox" and keys["rope.freq_base_swa"] == 10000.0
+    assert keys["embedding_scale"] == np.sqrt(np.float32(32)) and keys["attention.scale"] == 1 / np.sqrt(np.float32(8))
+    assert keys["attention.sliding_window_pattern"] == [True] * 5 + [False] + [True] * 2
+
+
+def test_what_a_gemma_base_says_itself_is_kept(tmp_path):
+    pattern = (ARRAY, (BOOL, [True, False] * 4))
+    said = {"attention__sliding_window": (UINT32, 16), "attention__sliding_window_pattern": pattern}
+    keys = gemma3(tmp_path, **said, rope__freq_base_swa=(FLOAT32, 500.0), final_logit_softcapping=(FLOAT32, 30.0))
+    assert keys["rope.freq_base_swa"] == 500.0 and keys["attention.sliding_window_pattern"] == [True, False] * 4
+    assert keys["final_logit_softcapping"] == 30.0
+    keys = gemma3(tmp_path, attention__sliding_window=(UINT32, 16), attention__sliding_window_pattern=(UINT32, 3))
+    assert keys["attention.sliding_window_pattern"] == [True, True, False, True, True, False, True, True]
+
+
+def test_gemma_without_windows(tmp_path):
+    keys = gemma3(tmp_path)
+    assert keys["attention.window_type"] == "none" and "rope.freq_base_swa" not in keys
 
 
 def test_mixture_bases_are_told_what_llama_cpp_derives(tmp_path):
