@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..gguf_file import GGUFFile, open_gguf
+from .units import POST_NORMS, Units
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class BaseShape:
     qk_norm: str = "none"  # none, head, full
     windows: tuple[int, ...] = ()  # one per layer, 0: none; empty: none anywhere
     embedding_scale: float = 1.0
+    state_unit: float = 1.0  # what the state was divided by
     attention_scale: float = 0.0  # 0: 1 / sqrt(head_dim)
     activation: str = "silu"  # silu, gelu (its tanh form)
     n_expert_used: int = 0
@@ -43,13 +45,19 @@ class BaseShape:
     expert_sigmoid: bool = False
     expert_scale: float = 1.0
 
+    @property
+    def state_eps(self) -> float:
+        """Of the norms over the state; those over anything else have `eps`."""
+        return self.eps / self.state_unit**2
+
 
 @dataclass
 class Base:
-    """The frozen weights, float32."""
+    """The frozen weights, float32, in `units` of their own."""
 
     path: Path
     shape: BaseShape
+    units: Units
     embed: Tensor  # [n_vocab, n_embd]
     head: Tensor  # [n_vocab, n_embd]
     output_norm: Tensor  # [n_embd]
@@ -77,7 +85,6 @@ _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _MIXTURE = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _OPTIONAL = ("attn_q_norm", "attn_k_norm")
-_POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 _WITH_POST_NORMS = ("gemma3", "liquid")
 # ref: llama.cpp's gemma3: every sixth layer sees everything, the model of 62 layers has a scale of its own
 _GEMMA_STEP, _GEMMA_BASE_WINDOW, _GEMMA_27B_LAYERS = 6, 10000.0, 62
@@ -93,11 +100,19 @@ def load_base(path: Path) -> Base:
     """The base of a GGUF, dequantized to float32; UsageError for one that `forward` would compute wrongly."""
     with open_gguf(path) as f:
         shape = _shape(f)
+        names, units = [_layer(f, i) for i in range(shape.n_layer)], base_units(f)
+        shape = replace(shape, embedding_scale=shape.embedding_scale / units.state, state_unit=units.state)
         get = lambda name: torch.from_numpy(f.array(name).copy()).to(torch.get_default_device())  # noqa: E731
         embed = get("token_embd.weight")
         head = get("output.weight") if "output.weight" in f.tensors else embed
-        layers = [{name: get(full) for name, full in _layer(f, i).items()} for i in range(shape.n_layer)]
-        return Base(Path(path), shape, embed, head, get("output_norm.weight"), layers)
+        layers = [
+            {name: get(full).mul_(units.base(name, i)) for name, full in found.items()} for i, found in enumerate(names)
+        ]
+        return Base(Path(path), shape, units, embed, head, get("output_norm.weight"), layers)
+
+
+def base_units(f: GGUFFile) -> Units:
+    return Units.of(f, _shape(f).embedding_scale)
 
 
 def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
@@ -106,7 +121,7 @@ def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
     found = {name.removeprefix(prefix).removesuffix(".weight"): name for name in f.tensors if name.startswith(prefix)}
     needed = {*_NORMS, *_ATTENTION, *(_MIXTURE if "ffn_gate_inp" in found else _DENSE)}
     known = needed | set(_OPTIONAL) | {f"{name}.bias" for name in _ATTENTION}
-    known |= set(_POST_NORMS) if f.architecture in _WITH_POST_NORMS else set()
+    known |= set(POST_NORMS) if f.architecture in _WITH_POST_NORMS else set()
     if odd := sorted(set(found) - known) or sorted(needed - set(found)):
         is_odd = "has" if odd[0] in found else "has not"
         raise UsageError(f"{f.path} {is_odd} the tensor {prefix}{odd[0]}, so the trainer cannot compute it")

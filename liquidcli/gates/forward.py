@@ -107,6 +107,6 @@ def run_layer(
     h: Tensor, layer: Layer, shape: BaseShape, rope: Rope, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(what the layer makes of h, its attention-normed input); K and V come from every token."""
-    n = rms_norm(h, layer["attn_norm"], shape.eps)  # [B, T, n_embd]
+    n = rms_norm(h, layer["attn_norm"], shape.state_eps)  # [B, T, n_embd]
     h1 = h + attention(n, layer, shape, rope, mask)
-    return h1 + feed(rms_norm(h1, layer["ffn_norm"], shape.eps), layer, shape), n
+    return h1 + feed(rms_norm(h1, layer["ffn_norm"], shape.state_eps), layer, shape), n

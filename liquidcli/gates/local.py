@@ -190,7 +190,8 @@ def fit_gates(
         for i in range(len(gates.layers)):
             unit, norm = data.unit[i].float(), data.norms["attn_norm"][i, 0]
             mean, std = unit.mean(0), unit.std(0) + 1e-6
-            unit = (unit - mean).div_(std)  # [N, n_embd]
+            read = norm != 0  # elsewhere a gate sees nothing
+            unit = (unit - mean).div_(std).mul_(read)  # [N, n_embd]
             before = torch.zeros_like(gates.weight[i]) if prior is None else prior[i]
             said = unit @ (before * norm * std)
             log_cost = torch.log(cost[i] + 0.01 * cost[i].mean())
@@ -200,7 +201,7 @@ def fit_gates(
             gram = unit.T @ unit / len(unit) + ridge * torch.eye(unit.shape[1])
             weight = torch.linalg.solve(gram, unit.T @ rest / len(unit))
             offset, slope = _log_mean(unit @ weight + trust * said, cost[i])
-            folded = slope * (weight / std / norm + trust * before)
+            folded = slope * (weight / std / norm.where(read, torch.ones(())) + trust * before)
             gates.weight[i] = folded
             gates.bias[i] = offset - (folded * norm * mean).sum()
 

@@ -35,7 +35,7 @@ def load_harvested(run: Run, where: Sequence[int | GatePlace]) -> Harvested:
     norms = {"attn_norm": read, "ffn_norm": ["ffn_norm"] * len(places)}
     at = lambda names: [run.base.layers[place.layer][name] for place, name in zip(places, names, strict=True)]  # noqa: E731
     return Harvested(
-        chunks, {name: torch.stack(at(names))[:, None] for name, names in norms.items()}, run.base.shape.eps
+        chunks, {name: torch.stack(at(names))[:, None] for name, names in norms.items()}, run.base.shape.state_eps
     )
 
 

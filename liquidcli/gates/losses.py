@@ -6,10 +6,22 @@ Knows the head and probabilities. Knows nothing of gates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-_CHUNK = 256
+_CHUNK, _MOST_LOGITS = 256, 2**24
+
+
+def _chunk(head: Tensor) -> int:
+    """Rows whose logits are held at once."""
+    return max(1, min(_CHUNK, _MOST_LOGITS // len(head)))
+
+
+def _parts(n_rows: int, head: Tensor) -> Iterator[slice]:
+    step = _chunk(head)
+    return (slice(i, i + step) for i in range(0, n_rows, step))
 
 
 def distil(student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,8 +29,7 @@ def distil(student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor) -> tupl
     grad, kl = torch.zeros_like(student), torch.zeros(len(student))
     weight = mask / mask.sum()
     with torch.no_grad():
-        for i in range(0, len(student), _CHUNK):
-            part = slice(i, i + _CHUNK)
+        for part in _parts(len(student), head):
             log_t = (teacher[part] @ head.T).log_softmax(-1)  # [chunk, n_vocab]
             log_s = (student[part] @ head.T).log_softmax(-1)
             p_t = log_t.exp()
@@ -37,7 +48,7 @@ def sampled_score(state: Tensor, head: Tensor, generator: torch.Generator, count
     score = torch.zeros_like(state)
     rows = torch.arange(len(state)) if counts is None else counts.nonzero()[:, 0]
     with torch.no_grad():
-        for part in rows.split(_CHUNK):
+        for part in rows.split(_chunk(head)):
             p = (state[part] @ head.T).softmax(-1)
             y = torch.multinomial(p, 1, generator=generator)[:, 0]
             score[part] = head[y] - p @ head
@@ -48,8 +59,7 @@ def compare(student: Tensor, teacher: Tensor, head: Tensor, targets: Tensor) -> 
     """(KL(teacher || student), -log p(target) of the student) per row of normed states [N, n_embd]."""
     kl, loss = torch.zeros(len(student)), torch.zeros(len(student))
     with torch.no_grad():
-        for i in range(0, len(student), _CHUNK):
-            part = slice(i, i + _CHUNK)
+        for part in _parts(len(student), head):
             log_t = (teacher[part] @ head.T).log_softmax(-1)  # [chunk, n_vocab]
             log_s = (student[part] @ head.T).log_softmax(-1)
             loss[part] = -log_s.gather(1, targets[part, None])[:, 0]

@@ -55,7 +55,7 @@ class Gates(nn.Module):
             for name in (name for name in UPDATED if rank and name in base.layers[il]):
                 n_out, n_in = base.layers[il][name].shape
                 a = torch.randn(rank, n_in, generator=generator, device="cpu").to(torch.get_default_device())
-                self.updates[f"{il}/{name}/a"] = nn.Parameter(a * n_in**-0.5)
+                self.updates[f"{il}/{name}/a"] = nn.Parameter(a * n_in**-0.5 * base.units.base(name, il))
                 self.updates[f"{il}/{name}/b"] = nn.Parameter(torch.zeros(n_out, rank))
 
     def updated(self, il: int, layer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ class Network:
         self.ropes = {windowed: rope_table(n_ctx, base.shape, windowed) for windowed in (False, True)}
 
     def norm(self, x: Tensor, layer: dict[str, Tensor], name: str) -> Tensor:
-        return rms_norm(x, layer[name], self.shape.eps)
+        return rms_norm(x, layer[name], self.shape.state_eps)
 
     def rope(self, il: int) -> Rope:
         return self.ropes[bool(self.shape.windows and self.shape.windows[il])]
@@ -188,7 +188,7 @@ class Network:
         return h, way.trace
 
     def final(self, h: Tensor) -> Tensor:
-        return rms_norm(h, self.base.output_norm, self.shape.eps)
+        return rms_norm(h, self.base.output_norm, self.shape.state_eps)
 
 
 class _Pass:

@@ -15,11 +15,13 @@ import torch
 from ..errors import IntegrityError, UsageError
 from ..gguf_file import open_gguf
 from .balance import balance, prices
+from .base import base_units
 from .data import Row, Source, documents, own_answers
 from .identity import base_identity
 from .judge import Judge, calibrate
 from .network import Gates, Network
 from .pack import Depth, Pack, read_pack, write_pack
+from .units import Units
 from .vocab import Vocabulary
 
 _TENSORS = ("skip_gate", "skip_up", "skip_down")
@@ -63,13 +65,17 @@ def read_gates(path: Path, network: Network) -> Gates:
     shift = torch.logit(torch.tensor(pack.depth.threshold))
     with torch.no_grad():
         for i, place in enumerate(places):
-            get = lambda name, layer=place.layer: torch.from_numpy(pack.tensors[f"blk.{layer}.{name}"])  # noqa: E731
+            get = lambda name, layer=place.layer: _read(pack, f"blk.{layer}.{name}", network.base.units)  # noqa: E731
             has_bias = f"blk.{place.layer}.{place.stem}.bias" in pack.tensors
             gates.weight[i] = get(f"{place.stem}.weight")
             gates.bias[i] = (get(f"{place.stem}.bias")[0] if has_bias else 0.0) - shift
             for name in _TENSORS if place.may_adapt and adapter_size else ():
                 getattr(gates, name)[i] = get(f"depth_{name}.weight").T
     return gates
+
+
+def _read(pack: Pack, name: str, units: Units) -> torch.Tensor:
+    return torch.from_numpy(pack.tensors[name]) * units.trained(name)
 
 
 def write_gates(
@@ -96,10 +102,11 @@ def write_gates(
     )
     with open_gguf(base) as f:
         name = f"depth gates for {f.metadata.get('general.name', base.stem)}"
-        write_pack(out, Pack(base_identity(f), depth, _tensors(gates), name))
+        write_pack(out, Pack(base_identity(f), depth, _tensors(gates, base_units(f)), name))
 
 
-def _tensors(gates: Gates) -> dict[str, np.ndarray]:
+def _tensors(gates: Gates, units: Units) -> dict[str, np.ndarray]:
+    """As they fit the file."""
     found = {}
     for i, place in enumerate(gates.places):
         found[f"blk.{place.layer}.{place.stem}.weight"] = gates.weight[i]
@@ -109,7 +116,7 @@ def _tensors(gates: Gates) -> dict[str, np.ndarray]:
     for key, update in gates.updates.items():
         layer, name, side = key.split("/")
         found[f"blk.{layer}.{name}.weight.lora_{side}"] = update
-    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
+    return {name: tensor.detach().cpu().numpy() / np.float32(units.trained(name)) for name, tensor in found.items()}
 
 
 def finish(

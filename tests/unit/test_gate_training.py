@@ -3,6 +3,7 @@ truth."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -16,7 +17,7 @@ from liquidcli.gates import local, losses
 from liquidcli.gates.balance import Price, balance, prices
 from liquidcli.gates.data import Row, Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.judge import Judge, calibrate
-from liquidcli.gates.network import Gates, HardStep, Network, load_base
+from liquidcli.gates.network import Base, Gates, HardStep, Network, load_base
 from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
 from liquidcli.gates.result import recentre
@@ -66,13 +67,23 @@ def gates_of(model) -> Gates:
     return gates
 
 
+def in_units(gates: Gates, base: Base) -> Gates:
+    """Gates for the file's numbers become gates for those that are trained on."""
+    names = {"weight": "depth_gate", "skip_gate": "depth_skip_gate", "skip_up": "depth_skip_up",
+             "skip_down": "depth_skip_down"}  # fmt: skip
+    with torch.no_grad():
+        for (own, name), (i, layer) in itertools.product(names.items(), enumerate(gates.layers)):
+            getattr(gates, own)[i] *= base.units.trained(f"blk.{layer}.{name}.weight")
+    return gates
+
+
 def test_the_forward_pass_is_the_references(tiny):
     model, path = tiny
     network = Network(load_base(path), ALWAYS, n_ctx=48)
     tokens = random_tokens(model.config, 4, 48, seed=5)
     with torch.no_grad():
         expected = model(tokens, depth="auto")
-        hidden, trace = network.gated(network.lower(tokens, 1), 1, gates_of(model))
+        hidden, trace = network.gated(network.lower(tokens, 1), 1, in_units(gates_of(model), network.base))
         full = network.final(network.full(network.lower(tokens, 2), 2))
         torch.testing.assert_close(full, model(tokens, depth="full").hidden, rtol=1e-4, atol=1e-4)
     run = torch.stack(trace.run, -1).bool()
