@@ -38,12 +38,13 @@ def add_models(parser: argparse.ArgumentParser, *, shape: str, gated: str, kv_po
     add("--json", action="store_true")
 
 
-def add_rounds(parser: argparse.ArgumentParser, rounds: int) -> None:
+def add_rounds(parser: argparse.ArgumentParser, rounds: int, *, stock: bool = True) -> None:
     """For programs that run several ways of computing in turns."""
     add = parser.add_argument
     add("--rounds", type=int, default=rounds)
     add("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: time of this process, for a busy machine")
-    add("--no-stock", action="store_true", help="leave the llama twin out")
+    if stock:
+        add("--no-stock", action="store_true", help="leave the llama twin out")
 
 
 def check_models(options: argparse.Namespace, skip_rates: Sequence[float]) -> None:
