@@ -1,21 +1,33 @@
-"""Gemma 3 under the trainer: its forward pass is transformers'."""
+"""Gemma 3 under the trainer: the forward pass is transformers', whole and with parts skipped; every gate trains."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as T
 
 from liquidcli import converters
 from liquidcli.errors import UsageError
-from liquidcli.gates.network import Base, Network, load_base
+from liquidcli.gates import container
+from liquidcli.gates.data import Row
+from liquidcli.gates.judge import Judge
+from liquidcli.gates.network import Base, Gates, Network, load_base
+from liquidcli.gates.options import Options
+from liquidcli.gates.pack import read_pack
+from liquidcli.gates.result import read_gates
+from liquidcli.gates.train import train
+from liquidcli.gguf_file import open_gguf
 from tests.hf_models import make_config, random_tokens, reference_logits, save_random
 
 pytest.importorskip("transformers")
 
-N_LAYER, N_TOKENS, N_VOCAB = 7, 64, 264
+N_LAYER, N_TOKENS, N_VOCAB, ALWAYS = 7, 64, 264, 3
 FULL, SLIDING = "full_attention", "sliding_attention"
 LOCAL = {"rope_type": "default", "rope_theta": 500.0}
 SCALED = {"rope_type": "linear", "rope_theta": 1e5, "factor": 3.0}
@@ -51,6 +63,99 @@ def test_the_forward_pass_is_transformers(name, tmp_path):
     tokens = random_tokens(N_TOKENS, N_VOCAB)
     wanted = torch.from_numpy(reference_logits(folder, tokens))
     torch.testing.assert_close(logits_of(load_base(gguf), tokens), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return save_gemma(tmp_path_factory.mktemp("gemma"), {})
+
+
+def test_a_state_and_norms_of_any_size_are_the_same_base(plain):
+    base = load_base(plain[1])
+    norms = [layer[name] for layer in base.layers for name in ("attn_norm", "ffn_norm")]
+    assert base.units.state == 8 and max(base.units.norms.values()) > 1  # 8: the root of 64
+    assert all(norm.square().mean().sqrt() <= 0.5 for norm in norms)
+
+
+def skipping(gates: Gates, base: Base, tokens: list[int]) -> tuple[torch.Tensor, dict[tuple[int, str], torch.Tensor]]:
+    """Logits, and who runs what."""
+    network = Network(base, ALWAYS, len(tokens))
+    with torch.no_grad():
+        h, trace = network.gated(network.lower(torch.tensor([tokens]), 1), 1, gates)
+    run = {(place.layer, place.scope): one[0] for place, one in zip(gates.places, trace.run, strict=True)}
+    return network.final(h)[0] @ base.head.T, run
+
+
+def masked(folder: Path, tokens: list[int], run: dict[tuple[int, str], torch.Tensor]) -> torch.Tensor:
+    """By transformers, what tokens skip taken out of what its modules return."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    for (il, scope), mask in run.items():
+        layer, keep = model.model.layers[il], mask[None, :, None]
+        if scope == "layer":
+            layer.register_forward_hook(lambda _, given, out, keep=keep: torch.where(keep > 0, out, given[0]))
+        else:
+            post = layer.post_attention_layernorm if scope == "attn" else layer.post_feedforward_layernorm
+            post.register_forward_hook(lambda _, given, out, keep=keep: out * keep)
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+@pytest.mark.parametrize("scope", ["layer", "attn", "attn+ffn"])
+def test_what_tokens_skip_adds_nothing(plain, scope):
+    folder, gguf = plain
+    base, tokens = load_base(gguf), random_tokens(N_TOKENS, N_VOCAB)
+    gates = Gates(Options(scope=scope, layers=(1, 3, 5)).places(N_LAYER), base.shape.n_embd, 0)
+    with torch.no_grad():
+        gates.weight.normal_(generator=torch.Generator().manual_seed(1))
+        gates.bias.zero_()
+    found, run = skipping(gates, base, tokens)
+    assert all(0.1 < one[ALWAYS:].mean() < 0.9 and one[:ALWAYS].all() for one in run.values())
+    wanted = masked(folder, tokens, run)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "span-drop": {"span": 2, "kv": "drop", "rank": 2},
+    "halves": {"scope": "attn+ffn", "n_gates": 4, "gate_lr": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gates_of_every_kind_train(plain, tmp_path, name):
+    base, data = with_blind_features(plain[1], tmp_path / "base.gguf"), tmp_path / "data.jsonl"
+    rows = [random_tokens(N_TOKENS, N_VOCAB, seed) for seed in range(40)]
+    data.write_text("\n".join(json.dumps({"tokens": row}) for row in rows))
+    o = Options(
+        data=(str(data),), target=0.9, n_gates=2, adapter_size=32, harvest_tokens=600, epochs=2, tune_tokens=256,
+        n_ctx=N_TOKENS, threads=1, always_run_tokens=ALWAYS, layers=(1, 2, 3, 4), device="cpu",
+    )  # fmt: skip
+    o = replace(o, **VARIANTS[name])
+    report = train(base, tmp_path / "p.gguf", o)
+    pack = read_pack(tmp_path / "p.gguf")
+    assert all(np.isfinite(array).all() for array in pack.tensors.values()) and bool(pack.lora) == bool(o.rank)
+    assert report["held_out"]["data"]["executed_fraction"] == pytest.approx(0.9, abs=0.04)
+    if not o.rank:
+        network = Network(load_base(base), ALWAYS, N_TOKENS)
+        gates = read_gates(tmp_path / "p.gguf", network)
+        judged = Judge(network, [Row(row) for row in rows[:8]], 1).score(gates)
+        assert 0.7 < judged.executed_fraction < 1 and judged.kl < 1
+
+
+def with_blind_features(path: Path, out: Path) -> Path:
+    """Norms with zeros, as Gemma's have."""
+    with open_gguf(path) as f:
+        keys = {key: f.raw_value(key) for key in f.metadata}
+        arrays = {name: np.array(f.array(name)) for name in f.tensors}
+    for name in (name for name in arrays if name.endswith(("attn_norm.weight", "ffn_norm.weight"))):
+        arrays[name][:3] = 0
+    tensors = [
+        container.Tensor(name, one.shape[::-1], T.F32, one.nbytes, lambda one=one: one) for name, one in arrays.items()
+    ]
+    with out.open("wb") as file:
+        container.write(file, keys, tensors)
+    return out
 
 
 def test_a_cap_on_the_logits_is_refused(tmp_path):
