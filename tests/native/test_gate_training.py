@@ -45,6 +45,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True,
          "head_dim": 16},
     ),
+    "gemma3": ("gemma3_text", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 24}),
 }  # fmt: skip
 
 
@@ -71,6 +72,9 @@ CASES = [Case(family, {}) for family in FAMILIES] + [
     Case("mistral-window", {"kv": "drop"}),
     Case("mixtral", {"scope": "ffn"}),
     Case("qwen2", {"rank": 2, "scope": "attn+ffn"}),
+    Case("gemma3", {"span": 2, "rank": 2}),
+    Case("gemma3", {"scope": "attn+ffn"}),
+    Case("gemma3", {"kv": "drop", "span": 2}),
 ]
 
 
