@@ -39,7 +39,7 @@ class BaseShape:
     embedding_scale: float = 1.0
     state_unit: float = 1.0  # what the state was divided by
     attention_scale: float = 0.0  # 0: 1 / sqrt(head_dim)
-    activation: str = "silu"  # silu, gelu (its tanh form)
+    activation: str = "silu"  # of dense layers: silu, gelu (its tanh form)
     n_expert_used: int = 0
     expert_norm: bool = True  # weights of the experts used are made to sum to 1
     expert_sigmoid: bool = False

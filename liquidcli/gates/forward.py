@@ -80,15 +80,15 @@ def feed(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # normed [..., n
     if "ffn_gate_inp" in layer:
         out = _mixture(x.flatten(0, -2), layer, shape).view_as(x)
     else:
-        out = _hidden(x @ layer["ffn_gate"].T, x @ layer["ffn_up"].T, shape) @ layer["ffn_down"].T
+        out = (_activate(x @ layer["ffn_gate"].T, shape) * (x @ layer["ffn_up"].T)) @ layer["ffn_down"].T
     return _post_norm(out, layer, "post_ffw", shape)
 
 
-def _hidden(gate: Tensor, up: Tensor, shape: BaseShape) -> Tensor:
-    return (F.gelu(gate, approximate="tanh") if shape.activation == "gelu" else F.silu(gate)) * up
+def _activate(gate: Tensor, shape: BaseShape) -> Tensor:
+    return F.gelu(gate, approximate="tanh") if shape.activation == "gelu" else F.silu(gate)
 
 
-def _mixture(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # [n, n_embd]
+def _mixture(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # [n, n_embd]; experts have silu
     scores = x @ layer["ffn_gate_inp"].T
     scores = scores.sigmoid() if shape.expert_sigmoid else scores.softmax(-1)
     weights, picked = scores.topk(shape.n_expert_used)  # [n, k]
@@ -98,7 +98,7 @@ def _mixture(x: Tensor, layer: Layer, shape: BaseShape) -> Tensor:  # [n, n_embd
     for expert in range(len(layer["ffn_gate_exps"])):
         row, slot = (picked == expert).nonzero(as_tuple=True)
         gate, up, down = (layer[f"ffn_{part}_exps"][expert] for part in ("gate", "up", "down"))
-        y = _hidden(x[row] @ gate.T, x[row] @ up.T, shape) @ down.T
+        y = (F.silu(x[row] @ gate.T) * (x[row] @ up.T)) @ down.T
         out = out.index_add(0, row, y * (weights[row, slot, None] * shape.expert_scale))
     return out
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as T
+from gguf import GGUFValueType as V
 
 from liquidcli import converters
 from liquidcli.errors import UsageError
@@ -150,6 +151,10 @@ def with_blind_features(path: Path, out: Path) -> Path:
         arrays = {name: np.array(f.array(name)) for name in f.tensors}
     for name in (name for name in arrays if name.endswith(("attn_norm.weight", "ffn_norm.weight"))):
         arrays[name][:3] = 0
+    return write_arrays(out, keys, arrays)
+
+
+def write_arrays(out: Path, keys: dict[str, bytes], arrays: dict[str, np.ndarray]) -> Path:
     tensors = [
         container.Tensor(name, one.shape[::-1], T.F32, one.nbytes, lambda one=one: one) for name, one in arrays.items()
     ]
@@ -162,3 +167,22 @@ def test_a_cap_on_the_logits_is_refused(tmp_path):
     _, gguf = save_gemma(tmp_path, {"final_logit_softcapping": 30.0})
     with pytest.raises(UsageError, match="final_logit_softcapping"):
         load_base(gguf)
+
+
+def test_what_gemma_is_by_its_name_liquid_is_told_by_keys(plain, tmp_path):
+    """Joined by nothing but keys: a sixth layer sees all, an own base rotates the others, gelu, a scaled embedding."""
+    _, gguf = plain
+    with open_gguf(gguf) as f:
+        keys = {key.replace("gemma3.", "liquid."): f.raw_value(key) for key in f.metadata}
+        arrays = {name: np.array(f.array(name)) for name in f.tensors}
+    keys["general.architecture"] = container.value(V.STRING, "liquid")
+    words = {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "sliding"}
+    words |= {"feed_forward.activation": "gelu"}
+    keys |= {f"liquid.{key}": container.value(V.STRING, word) for key, word in words.items()}
+    keys["liquid.embedding_scale"] = container.value(V.FLOAT32, 8.0)
+    keys["liquid.attention.scale"] = container.value(V.FLOAT32, 0.25)
+    pattern = [il % 6 != 5 for il in range(N_LAYER)]
+    keys["liquid.attention.sliding_window_pattern"] = container.array(V.BOOL, pattern)
+    base = load_base(write_arrays(tmp_path / "liquid.gguf", keys, arrays))
+    tokens = random_tokens(N_TOKENS, N_VOCAB)
+    assert torch.equal(logits_of(base, tokens), logits_of(load_base(gguf), tokens))
