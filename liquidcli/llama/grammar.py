@@ -6,6 +6,7 @@ Knows how a grammar is compiled and what is wrong with one that is not. Does not
 from __future__ import annotations
 
 import json
+import re
 
 from ..errors import UsageError
 from . import library
@@ -13,6 +14,7 @@ from .model import Model
 
 ANY_JSON = '{"type": "object"}'
 _MAX_CHARS = 1 << 20
+_ROOT = re.compile(r"^\s*root\s*::=", re.MULTILINE)
 
 
 def from_json_schema(text: str) -> str:
@@ -65,7 +67,13 @@ def compiled(model: Model, gbnf: str) -> int:
     with library.heard() as heard:  # the parser speaks to stderr itself
         sampler = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode("utf-8", "replace"), b"root")
     if not sampler:
-        said = next(filter(None, heard), "").removeprefix("parse: ").removeprefix("error parsing grammar: ")
-        hint = "a grammar begins: root ::= ..."
-        raise UsageError(f"the grammar cannot be used{f': {said}' if said else ''}", hint=hint)
+        raise UsageError(f"the grammar cannot be used: {_reason(heard, gbnf)}", hint="a grammar begins: root ::= ...")
     return sampler
+
+
+def _reason(heard: list[str], gbnf: str) -> str:
+    """What the parser said, whole: it names the place by what follows, which may be nothing, and no missing root."""
+    said = next(filter(None, heard), "").removeprefix("parse: ").removeprefix("error parsing grammar: ").strip()
+    if said:
+        return f"{said} its end" if said.endswith(" at") else said
+    return "no reason was given" if _ROOT.search(gbnf) else "it has no rule with the name root"

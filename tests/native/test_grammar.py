@@ -51,6 +51,16 @@ def test_schemas_that_cannot_be_meant_are_one_sentence(text: str) -> None:
         grammar.from_json_schema(text)
 
 
+@pytest.mark.parametrize(("gbnf", "reason"), [
+    ('foo ::= "a"', "it has no rule with the name root"), ("root ::= (", "expecting ')' at its end"),
+    ("root ::= nothing", "Undefined rule identifier 'nothing'"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_grammar_is_said_whole(engine: Engine, gbnf: str, reason: str) -> None:
+    with pytest.raises(UsageError) as failure:
+        grammar.check(engine.model, gbnf)
+    assert failure.value.message == f"the grammar cannot be used: {reason}"
+
+
 @pytest.mark.parametrize(
     "gbnf", ["root = 1", "root ::= nothing", "other ::= [a]", "root ::= root [a]", "root ::= (", "\0"]
 )
