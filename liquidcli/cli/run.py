@@ -97,13 +97,14 @@ def _stdin_speaks(has_prompt: bool) -> bool:
 def _answer(conversation: Conversation, text: str, options: dict[str, Any]) -> None:
     from ..ui.answer import AnswerView
     from ..ui.depth_words import draw_reply
+    from ..ui.figures import reading_text
     from ..ui.waiting import said_until_first
 
     if not conversation.is_chat and options["conversation"] is None and is_terminal(sys.stderr):
         out.talk("this model has no chat template: it goes on with the text instead of answering")
     view = AnswerView()
     with closing(conversation.ask(text)) as events:
-        for event in said_until_first(events, "reading ..."):
+        for event in said_until_first(events, lambda: reading_text(conversation.engine)):
             if options["jsonl"] and event.summary is None:
                 _line(_token(event, conversation.engine))
             elif not (options["json"] or options["jsonl"]):

@@ -41,6 +41,7 @@ class Engine:
         self._n_plain_tokens = 0  # evaluated, for architectures that count nothing themselves
         self._held: list[int] | None = []  # tokens of sequence 0; None: somebody changed the memory by hand
         self._last_trace: list[native.Trace] = []
+        self.share_read = 1.0  # of what is computed now, for who waits in another thread
 
     @classmethod
     def load(
@@ -232,11 +233,14 @@ class Engine:
             self._held = held
         return found
 
-    def _compute(self, tokens: np.ndarray, pos: np.ndarray, seq: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
-        """None when Ctrl-C came in between; what the memory holds then is for the caller to mend."""
+    def _compute(
+        self, tokens: np.ndarray, pos: np.ndarray, seq: np.ndarray, wanted: np.ndarray, step: int = 0
+    ) -> np.ndarray | None:
+        """`step` tokens at once; None when Ctrl-C came in between: the memory is then the caller's to mend."""
         self._last_trace, rows = [], []
-        step = self.context.n_batch
+        step = step or self.context.n_batch
         for start in range(0, len(tokens), step):
+            self.share_read = start / len(tokens)
             part = slice(start, start + step)
             if ctrl_c.pressed or not self.context.decode(tokens[part], pos[part], seq[part], wanted[part]):
                 return None
@@ -315,7 +319,8 @@ class Engine:
         start = len(held)
         pos = np.arange(start, start + len(tokens), dtype=np.int32)
         seq = np.zeros(len(tokens), np.int32)
-        if self._compute(np.asarray(tokens, np.int32), pos, seq, _wanted("last", len(tokens))) is None:
+        step = min(self.context.params.n_ubatch, self.context.n_batch)  # often enough to tell how far it is
+        if self._compute(np.asarray(tokens, np.int32), pos, seq, _wanted("last", len(tokens)), step) is None:
             if not self.context.seq_rm(0, start, -1):
                 self.context.clear()
                 held = []

@@ -22,6 +22,11 @@ def answer_line(summary: Summary) -> str:
     return f"[{', '.join(parts)}]"
 
 
+def reading_text(engine: Engine) -> str:
+    """While a prompt is read; a share only where there is more than one step of it."""
+    return f"reading ... {engine.share_read:.0%}" if 0 < engine.share_read < 1 else "reading ..."
+
+
 def answer_status(conversation: Conversation) -> str:
     """What stands below the prompt: depth, the last answer's layers and speed, how full the context is."""
     engine, reply = conversation.engine, conversation.last

@@ -153,6 +153,7 @@ def _typing_ahead() -> Iterator[None]:
 
 
 def _key_bindings():
+    from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()
@@ -169,6 +170,18 @@ def _key_bindings():
     @keys.add("escape", "enter")
     def _(event) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add("tab")
+    def _(event) -> None:
+        """At once, where others let a task do it: Enter right behind Tab takes the whole word."""
+        buffer = event.current_buffer
+        if buffer.complete_state:
+            buffer.complete_next()
+            return
+        found = list(buffer.completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+        buffer.insert_text(get_common_complete_suffix(buffer.document, found))
+        if len(found) > 1:
+            buffer.start_completion()
 
     @keys.add("c-g")
     def _(event) -> None:

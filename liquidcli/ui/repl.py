@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from ..errors import Interrupted, LiquidError, PromptTooLong, UsageError
@@ -18,7 +19,7 @@ from . import repl_commands, repl_turns
 from .answer import AnswerView
 from .console import out
 from .depth_words import draw_reply
-from .figures import answer_line, answer_status, engine_line
+from .figures import answer_line, answer_status, engine_line, reading_text
 from .lineedit import Reader
 from .waiting import said_until_first
 
@@ -93,7 +94,7 @@ class Repl:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
         view = AnswerView(markdown=self.markdown, wordwrap=self.wordwrap)
         with closing(events):  # also when nobody reads any more: the model is given back after this
-            for event in said_until_first(events, "reading ..."):
+            for event in said_until_first(events, partial(reading_text, self.engine)):
                 view.feed(event.text)
         view.end()
         self.n_answers += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from .console import is_terminal, out
@@ -17,8 +17,8 @@ _ERASE = "\r\x1b[K"
 _Item = TypeVar("_Item")
 
 
-def said_until_first(items: Iterable[_Item], word: str) -> Iterator[_Item]:
-    """The items; until the first of them is there, which may take a while, `word` stands on the terminal."""
+def said_until_first(items: Iterable[_Item], word: Callable[[], str]) -> Iterator[_Item]:
+    """The items; until the first of them is there, which may take a while, what `word` says stands on the terminal."""
     if out.quiet or not (is_terminal(sys.stderr) and is_terminal(sys.stdout)):
         yield from items
         return
@@ -32,19 +32,25 @@ def said_until_first(items: Iterable[_Item], word: str) -> Iterator[_Item]:
 
 
 class _Word:
-    def __init__(self, word: str) -> None:
-        self._word, self._shown, self._over = word, False, False
+    def __init__(self, word: Callable[[], str]) -> None:
+        self._word, self._shown, self._over = word, "", False
         self._lock = threading.Lock()
+        self._wait()
+
+    def _wait(self) -> None:
         self._timer = threading.Timer(PATIENCE_S, self._show)
         self._timer.daemon = True
         self._timer.start()
 
     def _show(self) -> None:
         with self._lock:
-            if not self._over:
-                self._shown = True
-                sys.stderr.write(self._word)
+            if self._over:
+                return
+            if (word := self._word()) != self._shown:
+                sys.stderr.write(_ERASE * bool(self._shown) + word)
                 sys.stderr.flush()
+                self._shown = word
+            self._wait()
 
     def end(self) -> None:
         with self._lock:

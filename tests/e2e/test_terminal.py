@@ -45,6 +45,17 @@ def test_a_paste_of_200_lines_is_one_question(liquid: Liquid, model: Path) -> No
     assert "".join(f"+line {i} of many\n" for i in range(200)) in history(liquid)
 
 
+def test_enter_right_behind_tab_takes_the_whole_word(liquid: Liquid, model: Path) -> None:
+    terminal = Terminal(liquid, "chat", model, *SHORT)
+    terminal.see(">>>")
+    terminal.type("/cont\t\r")
+    terminal.see("0 messages")
+    terminal.type("/sh\t in\t\r")  # what several words begin with, then the rest of one
+    terminal.see("threads")
+    terminal.type("/bye\r")
+    assert terminal.end() == 0
+
+
 def test_lines_are_edited_and_found_again(liquid: Liquid, model: Path) -> None:
     terminal = Terminal(liquid, "chat", model, *SHORT)
     terminal.see(">>>")

@@ -20,6 +20,7 @@ from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from liquidcli.runtime.events import Event, Summary
 from liquidcli.runtime.sampling import SamplingParams
+from liquidcli.ui.figures import reading_text
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
 
@@ -273,6 +274,22 @@ def test_ctrl_c_inside_a_prompt_leaves_the_memory_as_it_was(path: Path) -> None:
         assert next(calls) < 200
         assert engine.held() == TOKENS
         assert engine.context.seq_range(0) == (0, 59)
+
+
+def test_how_much_of_a_prompt_is_read_is_known_meanwhile(path: Path) -> None:
+    prompt = [*TOKENS, *TOKENS, *TOKENS]
+    with Engine.load(path, n_ctx=256, n_ubatch=64, **EXACT) as engine:
+        original, shares = engine.context.decode, []
+
+        def decode(*args) -> bool:
+            shares.append(reading_text(engine))
+            return original(*args)
+
+        engine.context.decode = decode
+        tokens = answer(engine, prompt, max_tokens=2)[0]
+        assert shares == ["reading ...", "reading ... 36%", "reading ... 71%", "reading ..."]
+    with Engine.load(path, n_ctx=256, **EXACT) as engine:
+        assert answer(engine, prompt, max_tokens=2)[0] == tokens
 
 
 def test_a_request_to_leave_inside_a_prompt_is_not_lost_in_a_callback(engine: Engine, monkeypatch, capfd) -> None:
