@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError, UsageError
+from .. import text_file
+from ..errors import UsageError
 from ..ui.console import out
 
 if TYPE_CHECKING:
@@ -96,23 +97,18 @@ def _grammar(words: Mapping[str, Any], engine: Engine) -> str:
 
 def read_text(path: Path) -> str:
     """A text file of bounded size; bytes that are no UTF-8 become replacement characters."""
-    if not path.exists():
-        raise NotFoundError(f"there is no file {path}", hint=f"ls {path.parent} tells what there is")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, a text file was expected", hint=f"ls {path} tells what is in it")
-    with path.open("rb") as file:
-        return _bounded(file.read(_MAX_TEXT_BYTES + 1), str(path))
+    return text_file.read_text(path, _MAX_TEXT_BYTES)
 
 
 def read_stdin() -> str:
-    return _bounded(sys.stdin.buffer.read(_MAX_TEXT_BYTES + 1), "the input")
+    return text_file.bounded(sys.stdin.buffer.read(_MAX_TEXT_BYTES + 1), "the input", _MAX_TEXT_BYTES)
 
 
 @contextlib.contextmanager
 def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     from ..hub.resolve import resolve_model
     from ..runtime.engine import Engine
-    from ..runtime.info import untrained_context
+    from ..runtime.info import raised_context, untrained_context
 
     with _slow_progress(ref or "default model") as progress:
         model = resolve_model(ref, gates=words["gates"], offline=words["offline"], progress=progress)
@@ -122,6 +118,8 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
         engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=progress)
     with engine:
         if note := untrained_context(words["n_ctx"], engine.info.n_ctx_train):
+            out.warn(note)
+        if note := raised_context(words["n_ctx"], engine.info.n_ctx):
             out.warn(note)
         yield engine
 
@@ -146,9 +144,3 @@ def _text_or_file(text: str | None, path: Path | None, text_flag: str, file_flag
     if text is not None and path is not None:
         raise UsageError(f"{text_flag} and {file_flag} both name a text", hint="give one of them")
     return read_text(path) if path is not None else text
-
-
-def _bounded(raw: bytes, what: str) -> str:
-    if len(raw) > _MAX_TEXT_BYTES:
-        raise UsageError(f"{what} is longer than {_MAX_TEXT_BYTES >> 20} MiB, no context holds that")
-    return raw.decode("utf-8", "replace")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import MemoryFitError, NotFoundError, UsageError
+from .. import text_file
+from ..errors import MemoryFitError, UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import Depth, FileOpt, Gates, Json, ModelOpt, Offline, Quiet, option
@@ -104,11 +105,9 @@ def _pair(text: str) -> tuple[int, int]:
 def _text(file: Path | None) -> str | None:
     if file is None:
         return None
-    if not file.exists():
-        raise NotFoundError(f"there is no file {file}")
-    if text := file.read_bytes().decode("utf-8", "replace"):
+    if text := text_file.read_text(file):
         return text
-    raise UsageError(f"{file} is empty")
+    raise UsageError(f"{file} is empty", hint="-f takes a text file; without it, a bundled text is read")
 
 
 def _run(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import NotFoundError, UsageError
+from ..errors import UsageError
+from ..text_file import read_text
 from ..ui.console import out
 from .locate import locate
 from .options import Depth, Json, Offline, Quiet, Threads, complete_refs, option
@@ -73,20 +74,14 @@ def _texts(given: Sequence[str]) -> dict[str, str]:
         kind, is_given, file = word.partition("=")
         if not is_given:
             raise UsageError(f"--text {word}: KIND=FILE was expected")
-        found[kind] = _read(Path(file))
+        found[kind] = read_text(Path(file))
     return found
-
-
-def _read(file: Path) -> str:
-    if not file.is_file():
-        raise NotFoundError(f"there is no file {file}")
-    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _prompts(file: Path | None) -> list[str]:
     from ..gates import probes
 
-    return [line for line in _read(file).splitlines() if line.strip()] if file else probes.chat_prompts()
+    return [line for line in read_text(file).splitlines() if line.strip()] if file else probes.chat_prompts()
 
 
 def _questions(file: Path | None, n: int) -> list[tuple[str, str]]:
@@ -98,7 +93,7 @@ def _questions(file: Path | None, n: int) -> list[tuple[str, str]]:
     if file is None:
         return probes.questions(n)
     try:
-        rows = [loads(line) for line in _read(file).splitlines()[:n]]
+        rows = [loads(line) for line in read_text(file).splitlines()[:n]]
         return [(str(row["question"]), last_number(str(row["answer"])) or "") for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file}: a JSON object with question and answer was expected on every line") from error

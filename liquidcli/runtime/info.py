@@ -15,6 +15,7 @@ from ..llama.context import Context
 from ..llama.model import Model
 from .depth import Calibration, Span
 from .machine import MemoryNeed
+from .windows import CTX_PADDING
 
 DEFAULT_CTX = 4096  # the most that is taken unasked, where the model has more
 _BIG_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
@@ -82,6 +83,13 @@ def untrained_context(n_ctx: int, n_ctx_train: int) -> str:
     if n_ctx <= n_ctx_train:
         return ""
     return f"the model was trained on {n_ctx_train} tokens; beyond them a context of {n_ctx} makes it ramble"
+
+
+def raised_context(n_ctx: int, n_ctx_made: int) -> str:
+    """What to tell a person who asked for less than llama.cpp makes; empty where nobody asked, or would notice."""
+    if not 0 < n_ctx < CTX_PADDING or n_ctx_made <= n_ctx:
+        return ""
+    return f"a context of {n_ctx_made} tokens is the smallest that llama.cpp makes: it takes the place of -c {n_ctx}"
 
 
 def _own_depth(metadata: Mapping[str, Any], model: Model, info: native.ModelInfo) -> dict[str, Any]:

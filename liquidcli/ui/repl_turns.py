@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NotFoundError, UsageError
+from ..text_file import read_text
 from .console import out
 
 if TYPE_CHECKING:
@@ -75,21 +76,10 @@ def read(repl: Repl, rest: str) -> None:
     if not names:
         raise NotFoundError(f"there is no file {rest}", hint="/read and Tab list what there is")
     for name in names:
-        repl.attached.append(f"{Path(name).name}:\n```\n{_text(Path(name))}\n```")
+        text = read_text(Path(name), _MAX_FILE_BYTES).strip("\n")
+        repl.attached.append(f"{Path(name).name}:\n```\n{text}\n```")
         n_tokens = len(repl.engine.tokenize(repl.attached[-1], add_special=False))
         out.talk(f"{name}: {n_tokens} tokens go with your next question")
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        raw = file.read(_MAX_FILE_BYTES + 1)
-    if len(raw) > _MAX_FILE_BYTES:
-        raise UsageError(
-            f"{path} is longer than {_MAX_FILE_BYTES >> 20} MiB, no context holds that", hint="/read a part of it"
-        )
-    if b"\0" in raw:
-        raise UsageError(f"{path} is no text", hint="/read takes text files, like *.py or *.md")
-    return raw.decode("utf-8", "replace").strip("\n")
 
 
 def context(repl: Repl, _rest: str) -> None:
