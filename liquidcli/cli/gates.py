@@ -144,8 +144,8 @@ def train(
     """
     out.configure(json=json, quiet=quiet)
     _need_torch()
-    from ..gates.options import Options
-    from ..gates.train import train as run
+    from ..gates.training.options import Options
+    from ..gates.training.train import train as run
 
     given: dict[str, Any] = {
         "data": tuple(data) if data else None, "valid": tuple(valid) if valid else None, "target": parse_share(target),

@@ -14,7 +14,7 @@ from tests.tiny_gguf import write_gguf
 
 NOT_FOR_RUN = (
     "pydantic", "jinja2", "yaml", "diskcache", "rich", "prompt_toolkit", "torch", "gguf.metadata", "llama_cpp.llama",
-    "llama_cpp.llama_chat_format", "liquidcli.cli.bench", "liquidcli.cli.chat", "liquidcli.gates.train",
+    "llama_cpp.llama_chat_format", "liquidcli.cli.bench", "liquidcli.cli.chat", "liquidcli.gates.training.train",
 )  # fmt: skip
 CODE = """
 import atexit, sys

@@ -17,11 +17,11 @@ import torch
 from liquidcli import converters
 from liquidcli.errors import IntegrityError
 from liquidcli.gates.apply import apply_pack
-from liquidcli.gates.network import Gates, Network, load_base
-from liquidcli.gates.options import Options
-from liquidcli.gates.result import read_gates, write_gates
-from liquidcli.gates.selftext import generate
-from liquidcli.gates.train import train
+from liquidcli.gates.training.network import Gates, Network, load_base
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.result import read_gates, write_gates
+from liquidcli.gates.training.selftext import generate
+from liquidcli.gates.training.train import train
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from tests.hf_models import CLOSE, make_config, native_logits, random_tokens, relative, save_random

@@ -9,7 +9,7 @@ import pytest
 
 import liquidcli
 from liquidcli.gates import probes
-from liquidcli.gates.prompts import prompts
+from liquidcli.gates.training.prompts import prompts
 from liquidcli.runtime.effort import last_number, rank_correlation, solved
 
 

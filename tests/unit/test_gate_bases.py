@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from liquidcli.errors import IntegrityError, LiquidError, UsageError
-from liquidcli.gates.base import load_base
-from liquidcli.gates.network import Network
-from liquidcli.gates.options import Options
-from liquidcli.gates.result import read_gates
-from liquidcli.gates.train import train
+from liquidcli.gates.training.base import load_base
+from liquidcli.gates.training.network import Network
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.result import read_gates
+from liquidcli.gates.training.train import train
 from tests.gate_packs import write_base, write_tiny_pack
 from tests.gguf_bytes import FLOAT32, STRING, UINT32, f32, liquid, llama
 

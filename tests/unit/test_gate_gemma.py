@@ -16,13 +16,13 @@ from gguf import GGUFValueType as V
 from liquidcli import converters
 from liquidcli.errors import UsageError
 from liquidcli.gates import container
-from liquidcli.gates.data import Row
-from liquidcli.gates.judge import Judge
-from liquidcli.gates.network import Base, Gates, Network, load_base
-from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
-from liquidcli.gates.result import read_gates
-from liquidcli.gates.train import train
+from liquidcli.gates.training.data import Row
+from liquidcli.gates.training.judge import Judge
+from liquidcli.gates.training.network import Base, Gates, Network, load_base
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.result import read_gates
+from liquidcli.gates.training.train import train
 from liquidcli.gguf_file import open_gguf
 from tests.hf_models import make_config, random_tokens, reference_logits, save_random
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from liquidcli.errors import NotFoundError, UsageError
-from liquidcli.gates import local, losses
-from liquidcli.gates.balance import Price, balance, prices
-from liquidcli.gates.data import Row, Rows, Source, distinct, own_answers, spaced
-from liquidcli.gates.judge import Judge, calibrate
-from liquidcli.gates.network import Base, Gates, HardStep, Network, load_base
-from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
-from liquidcli.gates.result import recentre
-from liquidcli.gates.train import train
-from liquidcli.gates.tune import Tuner
-from liquidcli.gates.vocab import Vocabulary
+from liquidcli.gates.training import local, losses
+from liquidcli.gates.training.balance import Price, balance, prices
+from liquidcli.gates.training.data import Row, Rows, Source, distinct, own_answers, spaced
+from liquidcli.gates.training.judge import Judge, calibrate
+from liquidcli.gates.training.network import Base, Gates, HardStep, Network, load_base
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.result import recentre
+from liquidcli.gates.training.train import train
+from liquidcli.gates.training.tune import Tuner
+from liquidcli.gates.training.vocab import Vocabulary
 from tests.gate_packs import write_base
 from tests.gguf_bytes import FLOAT32, STRING, UINT32, GGUFBytes, Tensor
 from tests.tiny import make_model, random_tokens

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from liquidcli.gates.data import Row
-from liquidcli.gates.judge import Judge, Score
-from liquidcli.gates.network import Gates, Network, load_base
-from liquidcli.gates.options import Options
 from liquidcli.gates.pack import read_pack
-from liquidcli.gates.result import read_gates
-from liquidcli.gates.train import train
+from liquidcli.gates.training.data import Row
+from liquidcli.gates.training.judge import Judge, Score
+from liquidcli.gates.training.network import Gates, Network, load_base
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.result import read_gates
+from liquidcli.gates.training.train import train
 from tests.gguf_bytes import Tensor, llama
 
 N_LAYER, N_EMBD, N_VOCAB, N_CTX = 6, 32, 16, 64

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import IntegrityError, UsageError
-from ..gguf_file import open_gguf
+from ...errors import IntegrityError, UsageError
+from ...gguf_file import open_gguf
+from ..identity import base_identity
+from ..pack import Depth, Pack, read_pack, write_pack
 from .balance import balance, prices
 from .base import base_units
 from .data import Row, Source, documents, own_answers
-from .identity import base_identity
 from .judge import Judge, calibrate
 from .network import Gates, Network
-from .pack import Depth, Pack, read_pack, write_pack
 from .units import Units
 from .vocab import Vocabulary
 

@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import LiquidError
+from ...errors import LiquidError
 
 
 @functools.cache

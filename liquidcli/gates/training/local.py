@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gate_layout import GatePlace
+from ...gate_layout import GatePlace
 from .forward import attention, feed
 from .losses import sampled_score
 from .network import Gates, Network, places_of

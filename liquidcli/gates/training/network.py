@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..gate_layout import GatePlace
+from ...gate_layout import GatePlace
 from .base import Base, BaseShape, load_base
 from .forward import Rope, attention, feed, rms_norm, rope_table, rotate, run_layer
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..gguf_file import GGUFFile
+from ...gguf_file import GGUFFile
 
 MOST_RMS = 0.5  # of a norm; the learning rates were chosen where norms have 0.2 to 0.4
 READERS = {

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UsageError
-from ..gate_layout import KV_POLICIES, SCOPES, GatePlace
+from ...errors import UsageError
+from ...gate_layout import KV_POLICIES, SCOPES, GatePlace
 
 DEVICES = ("auto", "cpu", "cuda")
 

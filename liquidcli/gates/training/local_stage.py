@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..files import atomic_output
-from ..gate_layout import GatePlace
+from ...files import atomic_output
+from ...gate_layout import GatePlace
 from .local import Harvest, Harvested, fit_adapters, fit_gates
 from .network import Gates, places_of
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import NotFoundError, UsageError
+from ...errors import NotFoundError, UsageError
 from .vocab import Vocabulary
 
 HELD_OUT_EVERY = 10

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..gguf_file import GGUFFile, open_gguf
+from ...errors import UsageError
+from ...gguf_file import GGUFFile, open_gguf
 from .units import POST_NORMS, Units
 
 

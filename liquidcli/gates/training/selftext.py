@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import LiquidError
+from ...errors import LiquidError
 from .prompts import Prompt, prompts
 from .vocab import Vocabulary
 

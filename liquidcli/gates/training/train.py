@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LiquidError, UsageError
-from ..files import atomic_output
+from ...errors import LiquidError, UsageError
+from ...files import atomic_output
 from .data import Row, Rows, Source
 from .judge import Judge
 from .local import harvest
@@ -137,7 +137,7 @@ def _as_gguf(base: Path, state: Path, progress: Progress | None) -> Path:
     """A checkpoint folder is converted once, to F32 in the state folder."""
     if not base.is_dir():
         return base
-    from .. import converters
+    from ... import converters
 
     out = state / "base-f32.gguf"
     if not out.exists():
