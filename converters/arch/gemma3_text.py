@@ -88,7 +88,7 @@ class Gemma3(Llama):
         return hparams.hidden_size // hparams.num_attention_heads if wide else hparams.head_dim
 
     def beyond_stock(self) -> list[Reason]:
-        return []  # `liquid` has no graph for this family: what `gemma3` cannot say has been refused
+        return []  # what `gemma3` cannot say has been refused
 
     def rows(self) -> Iterator[Row]:
         yield from bind(MODEL + (TIED_HEAD if self.hparams.tie_word_embeddings else HEAD))

@@ -177,3 +177,42 @@ def test_llama4_text() -> None:
         for rows in (layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight):
             rows.data = rows.data.unflatten(0, (-1, 6, 2)).transpose(1, 2).flatten(0, 2)
     assert_same_logits(ours, theirs)
+
+
+def test_gemma3() -> None:
+    """Norms behind the halves, each plus one; windows with a base of their own; gelu; three scales and a cap."""
+    keys = {
+        "intermediate_size": 80,
+        "head_dim": 16,
+        "sliding_window": 7,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "final_logit_softcapping": 30.0,
+    }
+    full, local = {"rope_type": "linear", "factor": 2.5}, {"rope_type": "default", "rope_theta": 300.0}
+    turns = {"full_attention": {**full, "rope_theta": 5000.0}, "sliding_attention": local}
+    untied = {"tie_word_embeddings": False, "query_pre_attn_scalar": 20}
+    theirs = randomized(
+        transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**SHAPE, **keys, **untied, rope_parameters=turns))
+    )
+    ours = liquid(
+        theirs,
+        {
+            ".post_attention_layernorm.": ".post_self_attn_layernorm.",
+            ".pre_feedforward_layernorm.": ".post_attention_layernorm.",
+            ".post_feedforward_layernorm.": ".post_mlp_layernorm.",
+            ".mlp.": ".feed_forward.",
+        },
+        qk_norm="head",
+        rope_theta=5000.0,
+        rope_scaling=full,
+        rope_local_base_freq=300.0,
+        hidden_act="gelu_pytorch_tanh",
+        sandwich_norm=True,
+        embedding_multiplier=48**0.5,
+        attention_multiplier=20**-0.5,
+        rms_norm_eps=theirs.config.rms_norm_eps,
+        **keys,
+    )
+    for name, weight in ours.named_parameters():
+        weight.data += name.endswith("norm.weight")
+    assert_same_logits(ours, theirs)
