@@ -37,6 +37,10 @@ def liquid(folder: Path) -> Path:
     return save_checkpoint(LiquidForCausalLM(make_config(keys)), folder)
 
 
+def liquid_gemma3(folder: Path) -> Path:
+    return save_checkpoint(LiquidForCausalLM(make_config("gemma3-capped-span")), folder)
+
+
 def mixture(family: str, moe: tuple[int, ...] = (0, 1, 2, 3), **changes: Any) -> Callable[[Path], Path]:
     config = mixture_config(family, **changes)
     fused = family == "llama4_text"
@@ -50,6 +54,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen3": lambda folder: write_dense(folder, make_dense("qwen3")),
     "gemma3_text": lambda folder: write_dense(folder, make_dense("gemma3_text", query_pre_attn_scalar=32)),
     "liquid": liquid,
+    "liquid-gemma3": liquid_gemma3,
     "ddllama": lambda folder: write_published("ddllama", published_model("ddllama"), folder),
     "ddqwen3": lambda folder: write_published("ddqwen3", published_model("ddqwen3"), folder),
     "mindskip": lambda folder: write_routed("Llama", folder),
