@@ -27,10 +27,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from program import Figures, leave, show
 from shapes import SHAPES, Shape
-from whole_command import Run, measure
+from whole_command import Run, cells, measure
 
-from liquidcli.errors import LiquidError, UsageError
+from liquidcli.errors import UsageError
 from liquidcli.files import check_space
 from liquidcli.ui.console import out
 
@@ -196,24 +197,16 @@ def main(args: list[str]) -> None:
         runs = run_all(options, folder)
     allowed = 3 * largest + ALLOWED_BYTES
     found = [one for outtype, by_name in runs.items() for one in summary(outtype, by_name, allowed)]
-    if options.json:
-        out.json(found)
-        return
-    rows = [
-        (one["outtype"], one["converter"], f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}",
-         f"{one['peak_bytes'] / 1e6:.0f}", f"{one['peak_bytes'] / one['allowed_bytes']:.0%}",
-         *(f"{one[key]:.2f}" if one[key] and one["converter"] == "ours" else "" for key in RATIOS))
-        for one in found
-    ]  # fmt: skip
-    out.table(COLUMNS, rows)
+    show(found, COLUMNS, row)
+
+
+def row(one: Figures) -> list[str]:
+    allowed = f"{one['peak_bytes'] / one['allowed_bytes']:.0%}"
+    ratios = [f"{one[key]:.2f}" if one[key] and one["converter"] == "ours" else "" for key in RATIOS]
+    return [one["outtype"], one["converter"], *cells(one), allowed, *ratios]
 
 
 if __name__ == "__main__":
-    try:
-        if sys.argv[1:2] == ["--child"]:
-            print(json.dumps(child(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))))
-        else:
-            main(sys.argv[1:])
-    except LiquidError as error:
-        out.error(error)
-        sys.exit(error.exit_code)
+    if sys.argv[1:2] == ["--child"]:
+        leave(lambda: print(json.dumps(child(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))))
+    leave(lambda: main(sys.argv[1:]))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cases import Files, cache_folder
 from shapes import SHAPES, Gates, Type
@@ -67,9 +68,25 @@ def report(
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    if options.json:
-        out.json(results)
-        return 0
-    out.talk(title(options))
-    out.table(columns, [row(figures) for figures in results])
+    if not options.json:
+        out.talk(title(options))
+    show(results, columns, row)
     return 0
+
+
+def show(results: Sequence[Figures], columns: Sequence[str], row: Callable[[Figures], Sequence[str]]) -> None:
+    """As JSON where that was asked for, else as a table."""
+    if out.json_mode:
+        out.json(results)
+    else:
+        out.table(columns, [row(figures) for figures in results])
+
+
+def leave(work: Callable[[], None]) -> NoReturn:
+    """End with the exit code of `work`, whose errors are a sentence each."""
+    try:
+        work()
+    except LiquidError as error:
+        out.error(error)
+        sys.exit(error.exit_code)
+    sys.exit(0)

@@ -22,10 +22,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import Files
+from program import Figures, leave, show
 from shapes import SHAPES, Type
-from whole_command import Run, measure
+from whole_command import Run, cells, measure
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError
 from liquidcli.files import sha256_file
 from liquidcli.ui.console import out
 
@@ -99,24 +100,19 @@ def main(args: list[str]) -> None:
         out.talk(f"{options.shape}: {source.stat().st_size / 1e9:.1f} GB F16")
         runs = run_all(options, source)
     found = [one for kind, by_name in runs.items() for one in summary(kind, by_name)]
-    if options.json:
-        out.json(found)
-        return
-    ratios = ("over_upstream", "cpu_over_upstream")
-    rows = [
-        (one["type"], one["program"], f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}",
-         f"{one['peak_bytes'] / 1e6:.0f}", *(f"{one[key]:.2f}" if one[key] else "" for key in ratios))
-        for one in found
-    ]  # fmt: skip
-    out.table(COLUMNS, rows)
+    show(found, COLUMNS, row)
+
+
+def row(one: Figures) -> list[str]:
+    ratios = [f"{one[key]:.2f}" if one[key] else "" for key in ("over_upstream", "cpu_over_upstream")]
+    return [one["type"], one["program"], *cells(one), *ratios]
+
+
+def child(folder: Path, shape: str) -> None:
+    Files(folder, SHAPES[shape], Type.F16, Type.F16, 1).make(None, lambda *_: None)
 
 
 if __name__ == "__main__":
-    try:
-        if sys.argv[1:2] == ["--child"]:
-            Files(Path(sys.argv[2]), SHAPES[sys.argv[3]], Type.F16, Type.F16, 1).make(None, lambda *_: None)
-        else:
-            main(sys.argv[1:])
-    except LiquidError as error:
-        out.error(error)
-        sys.exit(error.exit_code)
+    if sys.argv[1:2] == ["--child"]:
+        leave(lambda: child(Path(sys.argv[2]), sys.argv[3]))
+    leave(lambda: main(sys.argv[1:]))

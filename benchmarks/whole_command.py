@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from liquidcli.errors import LiquidError
 
@@ -35,3 +37,8 @@ def measure(command: list[str]) -> Run:
             last = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise LiquidError(f"{command[1]} ended with {process.returncode}: {last[-1]}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def cells(figures: Mapping[str, Any]) -> list[str]:
+    """Of a table: wall time, processor time, peak memory."""
+    return [f"{figures['seconds']:.1f}", f"{figures['cpu_seconds']:.1f}", f"{figures['peak_bytes'] / 1e6:.0f}"]

@@ -17,16 +17,11 @@ from liquidcli.cli import app
 from liquidcli.cli.failures import explain
 from liquidcli.cli.mistyped import one_dash_word
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from startup import BARE
+
 HEAVY = ("numpy", "llama_cpp", "huggingface_hub", "prompt_toolkit", "torch", "gguf", "rich", "transformers")
-BARE = """
-import typer
-app = typer.Typer(rich_markup_mode=None)
-def command(name: str, count: int = 1, verbose: bool = False):
-    "Do one thing and do it well."
-for i in range({n}):
-    app.command(f"command{{i}}")(command)
-app()
-"""
 
 
 @pytest.mark.parametrize(("raised", "code", "words"), [
