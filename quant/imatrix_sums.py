@@ -30,9 +30,13 @@ class Sums:
     entries: dict[str, Entry] = field(default_factory=dict)
     datasets: list[str] = field(default_factory=list)
 
+    @property
+    def n_tokens(self) -> int:
+        """Of the texts; a matrix that was always used has seen them all."""
+        return max((int(counts.max()) for _, counts in self.entries.values()), default=0)
+
     def n_chunks(self, chunk_tokens: int) -> int:
-        most = max((int(counts.max()) for _, counts in self.entries.values()), default=0)
-        return most // chunk_tokens
+        return self.n_tokens // chunk_tokens
 
     @property
     def n_unseen(self) -> int:

@@ -71,7 +71,7 @@ def imatrix(
     policy = DepthPolicy.parse(depth)
     _check(output, output_format, n_ctx)
     sums = read_sums(in_file or (), n_ctx)
-    n_before = sums.n_chunks(n_ctx)
+    n_before, n_tokens = sums.n_chunks(n_ctx), sums.n_tokens
     about: dict[str, Any] = {"in_files": list(map(str, in_file or ()))}
     if file or not in_file:
         text = read_text(file, "imatrix")
@@ -82,9 +82,10 @@ def imatrix(
             n_ubatch=n_ubatch, n_threads=n_threads, n_gpu_layers=n_gpu_layers,
         )  # fmt: skip
         sums.datasets.append(str(file))
-    n_chunks = n_before + about.pop("n_new", 0)
+    n_new = about.pop("n_new", 0)
+    n_chunks = n_before + n_new
     _write(output, output_format, sums, n_chunks, n_ctx)
-    _show(output, sums, {"n_chunks": n_chunks, "n_ctx": n_ctx, "n_tokens": n_chunks * n_ctx, **about})
+    _show(output, sums, {"n_chunks": n_chunks, "n_ctx": n_ctx, "n_tokens": n_tokens + n_new * n_ctx, **about})
 
 
 def _check(output: Path, form: str, n_ctx: int) -> None:
@@ -141,5 +142,13 @@ def _show(output: Path, sums: Sums, about: dict[str, Any]) -> None:
         out.json({**known, "seconds": None, "depth": None, **about})
         return
     took = f", in {about['seconds']:.1f} s" if "seconds" in about else ""
-    out.talk(f"{len(sums.entries)} matrices over {about['n_chunks']} chunks of {about['n_ctx']} tokens{took}")
+    out.talk(f"{len(sums.entries)} matrices over {_counted(about)}{took}")
     out.data(str(output))
+
+
+def _counted(about: dict[str, Any]) -> str:
+    """Files that are added up may have been counted in chunks of other sizes."""
+    n_files, n_chunks = len(about["in_files"]), about["n_chunks"]
+    if n_files:
+        return f"{about['n_tokens']} tokens, {n_files} file{'s' * (n_files > 1)} of them added"
+    return f"{n_chunks} chunk{'s' * (n_chunks > 1)} of {about['n_ctx']} tokens"

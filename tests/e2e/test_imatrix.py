@@ -45,6 +45,8 @@ def test_files_are_added_up_without_a_model(liquid, model, tmp_path):
         assert liquid("imatrix", "-m", model, *words, "--chunks", n, "-o", f"{n}.gguf").returncode == 0
     told = json.loads(liquid("imatrix", "--in-file", "1.gguf", "--in-file", "2.gguf", "-c", 64, "--json").stdout)
     assert told["n_chunks"] == 3 and told["n_tokens"] == 192 and told["model"] is None
+    other = liquid("imatrix", "--in-file", "1.gguf", "--in-file", "2.gguf", "-o", "o.gguf")
+    assert "over 192 tokens, 2 files of them added" in other.stderr, "whatever a chunk was"
     with open_gguf(tmp_path / "imatrix.gguf", require_architecture=False) as f:
         assert f.metadata["imatrix.datasets"] == [str(random_models.TEXT)] * 2
         assert f.array("blk.0.attn_q.weight.counts").item() == 192
