@@ -71,7 +71,8 @@ def compare(
     from ..runtime.compare import compare as measure_all
     from ..runtime.compare_report import as_markdown
     from ..runtime.depth import DepthPolicy
-    from .compare_plot import check_plot, write_plot
+    from .compare_plot import write_plot
+    from .plotting import check_plot
 
     out.configure(json=json, quiet=quiet)
     if "," in depth:

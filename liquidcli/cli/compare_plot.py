@@ -9,39 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..files import atomic_output, output_target
+from .plotting import new_figure, write_figure
 
 _TINTS = ("#1f6f8b", "#6aa9bf", "#b3d4de", "#dbeaef")
 _GREY = "#555555"
 
 
-def check_plot(path: Path) -> None:
-    """Before hours are spent: matplotlib is there, and the file can be written."""
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'liquid-depth[plot]'")
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {path}: a file name that ends in .png was expected")
-    output_target(path)
-
-
 def write_plot(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Panels for which there are figures, side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [draw for wants, draw in _PANELS if any(map(wants, rows))]
-    figure = Figure(figsize=(5.4 * len(panels), max(4.0, 0.55 * len(rows) + 1.2)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.4 * len(panels), max(4.0, 0.55 * len(rows) + 1.2))
     for i, draw in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         draw(axes, rows)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10)
-    with atomic_output(path) as part:
-        figure.savefig(part, format="png", dpi=150)
+    write_figure(path, figure, title)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..errors import NotFoundError, UsageError
+from .. import text_file
+from ..errors import UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import (
@@ -78,13 +79,13 @@ def perplexity(
     compare the predictions with.
     """
     from ..runtime.depth import DepthPolicy
-    from .perplexity_plot import check_plot, write_plot
+    from .perplexity_plot import check_curve, write_plot
 
     out.configure(json=json, quiet=quiet)
     policies = [DepthPolicy.parse(word) for word in depth.split(",")]
     text = read_text(file, "perplexity")
     if plot:
-        check_plot(plot, 0 if hellaswag else len(policies))
+        check_curve(plot, 0 if hellaswag else len(policies))
     settings = {
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,
@@ -106,9 +107,7 @@ def read_text(file: Path | None, verb: str) -> str:
     """The text, as llama-perplexity and its like take it: without its last newline."""
     if file is None:
         raise UsageError("a text to measure on is needed", hint=f"liquid {verb} -m MODEL -f FILE")
-    if not file.exists():
-        raise NotFoundError(f"there is no file {file}")
-    return file.read_bytes().decode("utf-8", "replace").removesuffix("\n")
+    return text_file.read_text(file).removesuffix("\n")
 
 
 def _warn_untrained(path: Path, n_ctx: int) -> None:

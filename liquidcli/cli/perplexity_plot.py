@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files import atomic_output, output_target
+from .plotting import check_plot, new_figure, write_figure
 
 Result = dict[str, Any]
 _PANELS = (
@@ -19,32 +19,20 @@ _PANELS = (
 )
 
 
-def check_plot(path: Path, n_depths: int) -> None:
-    """Before hours are spent: matplotlib is there, the file can be written, and there is a curve to draw."""
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'liquid-depth[plot]'")
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {path}: a file name that ends in .png was expected")
+def check_curve(path: Path, n_depths: int) -> None:
+    """Before hours are spent: the picture can be made, and there is a curve to draw."""
+    check_plot(path)
     if n_depths < 2:
         raise UsageError("--plot draws several depths", hint="for example --depth full,95%,90%,80%,70%")
-    output_target(path)
 
 
 def write_plot(path: Path, results: list[Result], title: str) -> None:
     """One panel for each figure that the results have, side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [(name, label) for name, label in _PANELS if all(result.get(name) is not None for result in results)]
-    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * max(1, len(panels)), 3.6)
     for i, (name, label) in enumerate(panels):
         _draw(figure.add_subplot(1, len(panels), i + 1), results, name, label)
-    figure.suptitle(title, fontsize=10)
-    with atomic_output(path) as part:
-        figure.savefig(part, format="png", dpi=150)
+    write_figure(path, figure, title)
 
 
 def _draw(axes: Any, results: list[Result], name: str, label: str) -> None:

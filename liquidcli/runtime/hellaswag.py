@@ -38,7 +38,10 @@ def read_tasks(text: str, n_tasks: int) -> list[Task]:
     lines = text.split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     if not lines or len(lines) % _LINES:
-        raise UsageError(f"a HellaSwag file has six lines per task, {len(lines)} lines are no multiple of that")
+        raise UsageError(
+            f"a HellaSwag file has six lines per task, this one has {len(lines)} line{'s' * (len(lines) != 1)}",
+            hint="of each task: the context, the number of the right ending (0 to 3), four endings",
+        )
     groups = [lines[at : at + _LINES] for at in range(0, len(lines), _LINES)]
     return [_task(groups[i]) for i in draw_order(len(groups), min(n_tasks, len(groups)))]
 

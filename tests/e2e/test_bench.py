@@ -8,25 +8,13 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests import random_models
-from tests.command import Liquid, failed
+from tests.command import failed
 
 QUICK = ("-p", "16", "-n", "4", "-r", "2", "-t", "1")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {"gated": random_models.gated(folder), "stock": random_models.stock(folder)}
-
-
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
 
 
 def test_the_table_is_llama_benchs(liquid, models):

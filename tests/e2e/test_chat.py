@@ -29,11 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(make_model("linear"), path, chat_template=TEMPLATE)
 
 
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
-
-
 def test_lines_of_a_pipe_are_turns_and_commands(liquid: Liquid, model: Path) -> None:
     typed = 'hello\n/set verbose\n"""two\nlines"""\n/depth full\nhello\n/dept\n/depth map layers\n/bye\nnot read\n'
     result = liquid("chat", model, *FIXED, stdin=typed)

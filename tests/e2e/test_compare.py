@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from liquidcli.cli import compare_plot, perplexity_plot
+from liquidcli.cli import perplexity_plot, plotting
 from liquidcli.errors import UsageError
 from liquidcli.runtime.agreement import BUNDLED_PROMPTS, read_prompts
 from liquidcli.runtime.compare_report import as_markdown
@@ -124,7 +124,7 @@ def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, pair,
     failed(liquid(*words, "nowhere/curve.png"), 3, "nowhere")
 
 
-@pytest.mark.parametrize("check", [compare_plot.check_plot, lambda path: perplexity_plot.check_plot(path, 2)])
+@pytest.mark.parametrize("check", [plotting.check_plot, lambda path: perplexity_plot.check_curve(path, 2)])
 def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path, check):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match="matplotlib") as failure:

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests import random_models
-from tests.command import Liquid, failed
+from tests.command import failed
 
 FEW = ("--chunks", "1", "--n-prompts", "3", "-n", "6", "--n-questions", "1", "-t", "1")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {"gated": random_models.gated(folder), "stock": random_models.stock(folder)}
-
-
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
 
 
 def test_every_kind_of_text_prompts_and_questions_are_told(liquid, models, tmp_path):

@@ -25,11 +25,6 @@ TEMPLATES = [
 ]
 
 
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
-
-
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_runs_nothing_and_reads_nothing(liquid: Liquid, tmp_path: Path, template: str) -> None:
     touched = tmp_path / "touched"

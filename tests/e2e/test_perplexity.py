@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests import random_models
-from tests.command import Liquid, failed
+from tests.command import failed
 
 QUICK = ("-c", "64", "--chunks", "4", "-t", "1")
 TEXT = ("-f", random_models.TEXT)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {"gated": random_models.gated(folder), "stock": random_models.stock(folder)}
-
-
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
 
 
 def test_chunks_are_talk_and_the_estimate_is_the_result(liquid, models):
@@ -80,13 +68,16 @@ def test_hellaswag_scores_tasks(liquid, models, tmp_path):
 def test_what_cannot_be_measured_is_refused_in_one_sentence(liquid, models, tmp_path):
     model = ("perplexity", "-m", models["gated"])
     failed(liquid(*model), 2, "a text to measure on")
-    failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt")
+    failed(liquid(*model, "-f", "nothing.txt"), 3, "nothing.txt", "hint: ls .")
+    failed(liquid(*model, "-f", models["gated"]), 2, "is no text but binary")
     failed(liquid(*model, *TEXT, "-c", "4096"), 2, "needs at least 8192", "tokens")
     failed(liquid(*model, *TEXT, "--depth", "0.8"), 2, "80%", "tau=0.8")
     failed(liquid(*model, *TEXT, *QUICK, "--depth", "80%"), 2, "calibration")
     failed(liquid("perplexity", "-m", models["stock"], *TEXT, *QUICK, "--depth", "tau=0.5"), 2, "no gates")
     failed(liquid("perplexity", "-m", "nothing.gguf", *TEXT), 3, "nothing.gguf")
     failed(liquid(*model, "-f", random_models.TEXT, "--hellaswag"), 2, "six lines")
+    (tmp_path / "one.txt").write_text("one\n")
+    failed(liquid(*model, "-f", "one.txt", "--hellaswag"), 2, "this one has 1 line\n", "the right ending")
     other = random_models.other_vocabulary(tmp_path)
     failed(liquid(*model, *TEXT, *QUICK, "--base", other), 2, "vocabulary")
     (tmp_path / "empty.txt").write_text("")

@@ -22,11 +22,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(make_model("linear"), path, chat_template=TEMPLATE)
 
 
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
-
-
 def history(liquid: Liquid) -> str:
     return (liquid.home / "liquid" / "history").read_text()
 
