@@ -50,6 +50,13 @@ def output_target(path: Path) -> Path:
     return path
 
 
+def unwritable(folder: Path, error: OSError) -> LiquidError:
+    """A file could not even be begun."""
+    said = str(error.strerror or error)
+    reason = f"{said[:1].lower()}{said[1:]}"
+    return LiquidError(f"cannot write in {folder}: {reason}", hint="name another folder for the output")
+
+
 @contextlib.contextmanager
 def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a `.part` path beside `path`; on success it is synced and renamed over `path`, else removed.
@@ -63,7 +70,7 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise LiquidError(f"cannot write in {path.parent}: {error.strerror}") from error
+        raise unwritable(path.parent, error) from error
     part = Path(name)
     try:
         _claim(handle)

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import DiskSpaceError, LiquidError, NotFoundError, UsageError
-from .files import check_space
+from .errors import DiskSpaceError, NotFoundError, UsageError
+from .files import check_space, unwritable
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
     try:
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise LiquidError(f"cannot write in {path.parent}: {error.strerror}") from error
+        raise unwritable(path.parent, error) from error
     try:
         yield part
         for file in part.rglob("*"):

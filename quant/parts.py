@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from liquidcli.errors import DiskSpaceError, LiquidError, UsageError
-from liquidcli.files import check_space, output_target
+from liquidcli.errors import DiskSpaceError, UsageError
+from liquidcli.files import check_space, output_target, unwritable
 
 try:
     import fcntl
@@ -51,7 +51,7 @@ class Part:
             try:
                 file = os.fdopen(os.open(self.path, _FLAGS, 0o600), "rb+")
             except OSError as error:
-                raise LiquidError(f"cannot write in {self.target.parent}: {error.strerror}") from error
+                raise unwritable(self.target.parent, error) from error
             if _is_locked_elsewhere(file):
                 file.close()
                 raise UsageError(f"another process is writing {self.target}", hint="wait for it, or name another file")

@@ -21,7 +21,7 @@ Progress = Callable[[int, int, str], None]
 
 TRUST = "LIQUID_TRUSTED_ENDPOINT"  # a mirror, an address as in HF_ENDPOINT, that may see the token
 AGAIN = "run the same command again: it goes on where it stopped"
-_ONLINE = "is this machine online? --offline uses what is already here"
+_ONLINE = "liquid list shows what is already here; online again, run the same command"
 _LOGIN = "run: hf auth login (or set HF_TOKEN)"
 _HUB_HOSTS = ("huggingface.co", "hf.co")
 _PASSING_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)
@@ -166,4 +166,11 @@ def _broken(what: str, error: Exception) -> LiquidError:
         return NetworkError(said, hint="name your proxy's certificates in SSL_CERT_FILE")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return NetworkError(f"the connection ended before {what} was whole", hint=AGAIN)
-    return NetworkError(f"{what} could not be fetched: {str(error) or type(error).__name__}", hint=_ONLINE)
+    return NetworkError(f"{what} could not be fetched: {_reason(error)}", hint=_ONLINE)
+
+
+def _reason(error: Exception) -> str:
+    """In the system's words, without its numbers."""
+    said = re.sub(r"\[Errno -?\d+\] *", "", str(error)).strip()
+    words = said[:1].lower() + said[1:] if said[1:2].islower() else said
+    return f"no connection ({words})" if "Connect" in type(error).__name__ else words or type(error).__name__

@@ -244,5 +244,6 @@ def _context_failure(complaint: str, wanted: ContextParams) -> LiquidError:
         return MemoryFitError(
             f"a context of {wanted.n_ctx} tokens does not fit in memory{reason}", hint="a smaller one: -c N"
         )
-    hint = "-fa on, or -ctv f16" if "requires flash_attn" in said else "LIQUID_DEBUG=1 shows llama.cpp's log"
-    return LiquidError(f"llama.cpp could not make a context: {said}", hint=hint)
+    if "requires flash_attn" in said:
+        return UsageError(f"these settings exclude each other: {said}", hint="-fa on, or -ctv f16")
+    return LiquidError(f"llama.cpp could not make a context: {said}", hint="LIQUID_DEBUG=1 shows llama.cpp's log")

@@ -115,7 +115,10 @@ class DepthPolicy:
         if self.kind in ("auto", "full"):
             return DepthSetting(self.kind)
         if not gated:
-            raise UsageError(f"this model has no gates, so every layer runs and a depth of {self.text} has no meaning")
+            raise UsageError(
+                f"this model has no gates, so every layer runs and a depth of {self.text} has no meaning",
+                hint="REF+gates is the model with the gates that belong to it, --gates PACK gives it others",
+            )
         if self.kind == "threshold":
             return DepthSetting("threshold", self.value, _untrained(self.value, trained_at, scaled))
         if calibration is None:

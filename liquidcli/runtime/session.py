@@ -84,7 +84,9 @@ class Sessions:
         path = self.text_path(name)
         if not path.is_file():
             known = ", ".join(self.names()[:8])
-            raise NotFoundError(f"there is no session {name}", hint=f"there are {known}" if known else None)
+            raise NotFoundError(
+                f"there is no session {name}", hint=f"there are {known}" if known else "liquid chat begins one"
+            )
         return _read(path)
 
     def names(self) -> list[str]:

@@ -281,3 +281,9 @@ def test_progress_is_drawn_on_a_terminal_only(liquid: Liquid, hub: FakeHub) -> N
     code, shown = liquid.on_terminal("pull", f"{REPO}:Q8_0")
     assert code == 0 and "Tiny.Q8_0.gguf" in shown and "MB" in shown
     assert shown.rstrip().splitlines()[-1].strip().endswith(os.fsdecode("Tiny.Q8_0.gguf"))
+
+
+def test_without_a_connection_it_is_said_in_words(liquid: Liquid) -> None:
+    result = liquid("pull", "someone/model", HF_ENDPOINT="http://127.0.0.1:9")
+    failed(result, 4, "no connection (connection refused)", "hint: liquid list")
+    assert "Errno" not in result.stderr

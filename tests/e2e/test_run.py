@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import random_models
 from tests.command import Liquid, failed
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
@@ -27,11 +28,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(make_model("linear"), folder / "chat.gguf", chat_template=TEMPLATE)
     write_gguf(make_model("moe"), folder / "plain.gguf")
     return folder
-
-
-@pytest.fixture
-def liquid(tmp_path: Path) -> Liquid:
-    return Liquid(tmp_path, {})
 
 
 def test_an_argument_is_answered_on_stdout_alone(liquid: Liquid, models: Path) -> None:
@@ -95,6 +91,20 @@ def test_a_context_beyond_the_training_is_one_warning(liquid: Liquid, models: Pa
     assert line.startswith("warning: ") and "trained on 512 tokens" in line and "context of 100000" in line
 
 
+def test_a_context_smaller_than_there_are_is_one_warning(liquid: Liquid, models: Path) -> None:
+    for asked in ("1", "128"):
+        result = liquid("run", "-m", models / "chat.gguf", "hello", "-c", asked, *FIXED)
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("warning: a context of 256 tokens") and line.endswith(f"-c {asked}")
+        assert result.returncode == 0
+    assert liquid("run", "-m", models / "chat.gguf", "hello", "-c", "256", *FIXED).stderr == ""
+
+
+def test_depth_without_gates_names_the_ways_to_get_some(liquid: Liquid, tmp_path: Path) -> None:
+    model = random_models.stock(tmp_path)
+    failed(liquid("run", "-m", model, "hello", "--depth", "90%"), 2, "no gates", "REF+gates", "--gates PACK")
+
+
 def test_flags_are_llama_cpps(liquid: Liquid, models: Path) -> None:
     result = liquid(
         "run", "--model", models / "chat.gguf", "-sys", "be brief", "-c", "128", "-b", "64", "-ub", "32", "-ngl", "0",
@@ -124,6 +134,8 @@ def test_text_without_a_template_or_with_no_cnv_is_continued(liquid: Liquid, mod
         (["-c", "99999999999", "hi"], 5, "available"),
         (["-c", "64", "word " * 200], 2, "context"),
         (["-f", "missing", "hi"], 3, "missing"),
+        (["-ctv", "q4_0", "-fa", "off", "hi"], 2, "-fa on"),
+        (["-f", "chat.gguf"], 2, "is no text but binary"),
         (["--chat-template", "{% if", "hi"], 2, "was given"),
         (["-sys", "a", "-sysf", "b", "hi"], 2, "-sysf"),
         ([], 2, "no prompt"),
@@ -133,6 +145,7 @@ def test_text_without_a_template_or_with_no_cnv_is_continued(liquid: Liquid, mod
 def test_what_cannot_be_meant_ends_in_a_sentence(
     liquid: Liquid, models: Path, args: list[str], code: int, words: str
 ) -> None:
+    (liquid.home / "chat.gguf").write_bytes((models / "chat.gguf").read_bytes())
     failed(liquid("run", "-m", models / "chat.gguf", *args), code, words)
 
 
