@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,9 @@ def test_keys_that_cannot_be_meant_are_refused_by_the_library(tmp_path: Path) ->
         path = write_gguf(gemma3(), tmp_path / f"{i}.gguf", override)
         with pytest.raises(RuntimeError, match=next(iter(override))):
             NativeModel(path)
+
+
+@pytest.mark.oracle
+def test_the_stock_graph_is_untouched(tmp_path: Path) -> None:
+    stock = write_gemma3(gemma3(), tmp_path / "gemma3.gguf")
+    assert digest(stock) == digest(stock, library=os.environ["LIQUID_ORACLE_DIR"])
