@@ -39,9 +39,13 @@ def plans_of(f: GGUFFile, options: Options = Options(), imatrix: Path | None = N
 
 
 def largest_that_fits(
-    plans: Sequence[Plan], budget_bytes: int, needed_bytes: Callable[[Plan], int] = lambda plan: plan.size_bytes
-) -> Choice:
-    """Of plans sorted by size, the last within the budget; of two equally large ones the first, F16 before BF16."""
+    plans: Sequence[Plan], budget_bytes: int, needed_bytes: Callable[[Plan], int] = lambda plan: plan.size_bytes,
+    budget_name: str = "",
+) -> Choice:  # fmt: skip
+    """Of plans sorted by size, the last within the budget; of two equally large ones the first, F16 before BF16.
+
+    `budget_name` is the budget as somebody wrote it.
+    """
     open_ones = _usable(plans)
     fitting = [plan for plan in open_ones if needed_bytes(plan) <= budget_bytes]
     if not fitting:
@@ -53,10 +57,18 @@ def largest_that_fits(
         )
     best = max(fitting, key=lambda plan: plan.size_bytes)
     above = [plan for plan in open_ones if plan.size_bytes > best.size_bytes]
-    reason = f"{best.type.name} needs {size_text(needed_bytes(best))} of {size_text(budget_bytes)}"
+    budget = f"{budget_name} ({size_text(budget_bytes)})" if budget_name else size_text(budget_bytes)
+    reason = f"{best.type.name} needs {size_text(needed_bytes(best))}, the budget is {budget}"
     if above:
         reason += f"; {above[0].type.name}, the next, would need {size_text(needed_bytes(above[0]))}"
-    return Choice(best, reason)
+    return Choice(best, reason + _no_change(best))
+
+
+def _no_change(plan: Plan) -> str:
+    """What a person who wants a smaller file should know of a type that makes none."""
+    if any(tensor.type != tensor.source_type for tensor in plan.tensors):
+        return ""
+    return f"; {plan.input.name} has that type already, so this makes a copy of the same size"
 
 
 def closest_below(plans: Sequence[Plan], target_bpw: float) -> Choice:
@@ -77,7 +89,7 @@ def closest_below(plans: Sequence[Plan], target_bpw: float) -> Choice:
     reason = f"{best.type.name} takes {best.bits_per_weight:.3f} bits per weight of {target_bpw:g}"
     if above:
         reason += f"; {above[0].type.name}, the next, would take {above[0].bits_per_weight:.3f}"
-    return Choice(best, reason)
+    return Choice(best, reason + _no_change(best))
 
 
 def _usable(plans: Sequence[Plan]) -> list[Plan]:

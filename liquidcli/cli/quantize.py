@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import out
-from .options import DryRun, Json, Verbose, option
+from .options import DryRun, Json, Quiet, Verbose, option
 
 _SOURCE_SUFFIX = re.compile(
     r"([-._](F32|F16|FP16|FP32|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*))?(-\d{5}-of-\d{5})?$", re.IGNORECASE
@@ -20,9 +20,10 @@ _SOURCE_SUFFIX = re.compile(
 _FORM = "liquid quantize IN [OUT] TYPE [NTHREADS]"
 
 
-def _refuse_q(given: bool) -> None:
-    if given:
-        raise UsageError("-q is not used here", hint="write the type as a word: liquid quantize IN [OUT] Q4_K_M")
+def _refuse_option(value: str | None) -> None:
+    """-o and --quantize are how others name what are plain words here."""
+    if value:
+        raise UsageError(f"OUT and TYPE are words, not options ({value})", hint=_FORM)
 
 
 Words = Annotated[list[str], typer.Argument(metavar="IN [OUT] TYPE [NTHREADS]", show_default=False)]
@@ -73,8 +74,13 @@ FitCtx = Annotated[
     int,
     option("-c", "--ctx-size", metavar="N", min=0, help="--all, --fit: count the memory of a context of N tokens too."),
 ]
-LongQuiet = Annotated[bool, option("--quiet", help="Only results, no talk.")]
-RefuseQ = Annotated[bool, option("-q", "--quantize", help="", hidden=True, is_eager=True, callback=_refuse_q)]
+Refused = Annotated[
+    str | None,
+    option(
+        "-o", "--output", "--outfile", "--quantize", "--type", help="", hidden=True, is_eager=True,
+        callback=_refuse_option,
+    ),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,8 @@ def quantize(
     n_ctx: FitCtx = 0,
     verbose: Verbose = False,
     json: Json = False,
-    quiet: LongQuiet = False,
-    q: RefuseQ = False,
+    quiet: Quiet = False,
+    refused: Refused = None,
 ) -> None:
     """Make a model file smaller. IN is a file or a stored model.
 
@@ -171,6 +177,8 @@ def sort_words(words: list[str], *, needs_type: bool) -> Request:
     from ..quant import find_file_type
 
     source, rest = words[0], list(words[1:])
+    if find_file_type(source) and not Path(source).exists():
+        raise UsageError(f"{source} is a type, and IN comes first; -q is --quiet and takes no word", hint=_FORM)
     output = kind = None
     if rest and not (find_file_type(rest[0]) if needs_type else rest[0].isdecimal()):
         output = Path(rest.pop(0))
@@ -222,12 +230,13 @@ def _chosen(
         if fit is None:
             choice = quant.closest_below(plans, target_bpw or 0.0)
         elif fit.lower() != "auto" and not n_ctx:
-            choice = quant.largest_that_fits(plans, quant.budget_bytes(fit))
+            choice = quant.largest_that_fits(plans, quant.budget_bytes(fit), budget_name=fit)
         else:
             budget = available_bytes() if fit.lower() == "auto" else quant.budget_bytes(fit)
             if budget is None:
                 raise UsageError("how much memory is available here is unknown", hint="say it: --fit 8G")
-            choice = quant.largest_that_fits(plans, budget, memory_at(f, n_ctx)[1])
+            name = "" if fit.lower() == "auto" else fit
+            choice = quant.largest_that_fits(plans, budget, memory_at(f, n_ctx)[1], budget_name=name)
     return choice.plan.type.name, choice.reason
 
 

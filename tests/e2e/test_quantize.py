@@ -76,7 +76,10 @@ def test_the_largest_that_fits(liquid, model):
     result = liquid("quantize", model, "--fit", sizes["Q6_K"] + 10, "--json")
     told = json.loads(result.stdout)
     assert told["type"] == "Q6_K" and told["size_bytes"] == sizes["Q6_K"] and "Q8_0, the next" in told["chosen"]
-    assert "the next" not in liquid("quantize", model, "--fit", "auto", "--dry-run").stderr
+    assert f"Q6_K needs {told['size_bytes'] / 1e3:.1f} kB, the budget is {sizes['Q6_K'] + 10} (" in told["chosen"]
+    assert "copy" not in told["chosen"]
+    ample = liquid("quantize", model, "--fit", "auto", "--dry-run").stderr
+    assert "the next" not in ample and "noise-f16.gguf has that type already" in ample
     failed(liquid("quantize", model, "--fit", "1K"), 5, "the smallest type")
     failed(liquid("quantize", model, "Q4_0", "--fit", "1G"), 2, "is a type")
     tight = sizes["IQ2_XS"] + 10
@@ -118,15 +121,19 @@ def test_overrides(liquid, model, tmp_path):
 
 
 def test_quiet_says_only_the_path(liquid, model):
-    result = liquid("quantize", model, "Q4_0", "--quiet")
-    assert result.stderr == "" and result.stdout.endswith("noise-Q4_0.gguf\n")
+    for word in ("--quiet", "-q"):
+        result = liquid("quantize", model, "Q4_0", word)
+        assert result.stderr == "" and result.stdout.endswith("noise-Q4_0.gguf\n")
 
 
 def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("quantize", model), 2, "a type was expected")
     failed(liquid("quantize", model, "q99"), 2, "'q99' is no quantization type", "Q4_K_M")
     failed(liquid("quantize", model, tmp_path / "o.gguf", "q99"), 2, "no quantization type")
-    failed(liquid("quantize", "-q", "Q4_0", model), 2, "-q is not used here", "liquid quantize IN")
+    failed(liquid("quantize", "-q", "Q4_0", model), 2, "IN comes first; -q is --quiet", "liquid quantize IN")
+    failed(liquid("quantize", model, "-o", "o.gguf", "Q4_0"), 2, "OUT and TYPE are words", "liquid quantize IN [OUT]")
+    failed(liquid("quantize", model, "--quantize", "Q4_0"), 2, "OUT and TYPE are words", "liquid quantize IN [OUT]")
+    failed(liquid("quantize", model, "/proc/x.gguf", "Q4_0"), 1, "cannot write in /proc", "hint: name another folder")
     failed(liquid("quantize", model, model, "Q4_0"), 2, "is the input itself")
     failed(liquid("quantize", model, "Q4_0", "many"), 2, "no number of threads")
     failed(liquid("quantize", tmp_path / "none.gguf", "Q4_0"), 3)
