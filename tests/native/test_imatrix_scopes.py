@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 from liquidcli.reference.progress import Progress
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
-from liquidcli.runtime.imatrix import measure_importance
+from liquidcli.runtime.imatrix import Entry, measure_importance
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
 
@@ -48,17 +51,23 @@ def _find(module, place: str):
     return module if isinstance(module, torch.nn.Linear) else None
 
 
-@pytest.mark.parametrize(
-    "family", ["attn", "ffn-adapter", "attn-ffn", "every-scope", "exit", "exit-around", "exit-halves"]
-)
-def test_tokens_count_for_the_half_that_they_ran(family, tmp_path, monkeypatch):
+def _measured(family: str, folder: Path) -> tuple[Any, list[int], dict[str, Entry]]:
+    """A model, the tokens of the one chunk it read, and what was counted meanwhile."""
     model = make_model(family)
-    path = write_gguf(model, tmp_path / "tiny.gguf")
+    path = write_gguf(model, folder / "tiny.gguf")
     with Engine.load(path, n_ctx=N_TOKENS, n_threads=1) as engine:
         tokens = engine.tokenize(TEXT)[:N_TOKENS]
         if engine.model.add_bos:
             tokens[0] = engine.model.bos
     found = measure_importance(path, TEXT, AUTO, N_TOKENS, 1, N_TOKENS, n_threads=1).entries
+    return model, tokens, found
+
+
+@pytest.mark.parametrize(
+    "family", ["attn", "ffn-adapter", "attn-ffn", "every-scope", "exit", "exit-around", "exit-halves"]
+)
+def test_tokens_count_for_the_half_that_they_ran(family, tmp_path, monkeypatch):
+    model, tokens, found = _measured(family, tmp_path)
     reference = Reference(model, tokens, monkeypatch)
     assert len(reference.ran) == len(model.model.layers)
     for layer, ran in enumerate(reference.ran):
@@ -72,13 +81,7 @@ def test_tokens_count_for_the_half_that_they_ran(family, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("family", ["moe-attn-ffn-shared", "exit-moe"])
 def test_experts_count_for_the_tokens_that_were_sent_to_them(family, tmp_path, monkeypatch):
-    model = make_model(family)
-    path = write_gguf(model, tmp_path / "tiny.gguf")
-    with Engine.load(path, n_ctx=N_TOKENS, n_threads=1) as engine:
-        tokens = engine.tokenize(TEXT)[:N_TOKENS]
-        if engine.model.add_bos:
-            tokens[0] = engine.model.bos
-    found = measure_importance(path, TEXT, AUTO, N_TOKENS, 1, N_TOKENS, n_threads=1).entries
+    model, tokens, found = _measured(family, tmp_path)
     sent = Reference(model, tokens, monkeypatch).trace.experts[0].numpy()  # [n_tokens, n_moe_layer, k], -1: none
     counted = [found[name].counts for name in sorted(found) if name.endswith("ffn_down_exps.weight")]
     assert len(counted) == sent.shape[1] > 0
