@@ -121,18 +121,10 @@ def _measured(
 
 
 def _rendered(engine: Engine, asked: Sequence[str], n_predict: int) -> list[list[int]]:
-    """In the model's chat template."""
-    from ..runtime.chat import Conversation
+    """In the model's chat template, cut where no room would be left for the answer."""
+    from ..runtime.agreement import chat_tokens
 
-    conversation, chats = Conversation(engine), []
-    try:
-        for text in asked:
-            conversation.clear()
-            conversation.turns.append({"role": "user", "content": text})
-            chats.append(conversation.prompt_tokens()[: _CTX_SEQ - n_predict])
-    finally:
-        conversation.close()
-    return chats
+    return [tokens[: _CTX_SEQ - n_predict] for tokens in chat_tokens(engine, asked)]
 
 
 def _said(engine: Engine, answers: Sequence[Sequence[int]]) -> list[str]:

@@ -7,7 +7,7 @@ and how many it finds so tells how far it is from that. Knows prompts and shares
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,18 +56,18 @@ def answers_of(path: Path, prompts: Sequence[Prompt], n_tokens: int, **settings:
 
     with Engine.load(path, n_ctx=0, **settings) as engine:
         engine.set_depth(DepthPolicy.parse("full"))
-        asked = list(_tokens_of(engine, prompts))
+        asked = list(chat_tokens(engine, (prompt.text for prompt in prompts)))
         return [Answer(p.kind, ids, _greedy(engine, ids, n_tokens)) for p, ids in zip(prompts, asked, strict=True)]
 
 
-def _tokens_of(engine: Engine, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """As a chat would ask; as plain text where the model has no template."""
+def chat_tokens(engine: Engine, questions: Iterable[str]) -> Iterator[list[int]]:
+    """Each as a chat would begin with it; as plain text where the model has no template."""
     from .chat import Conversation
 
     with contextlib.closing(Conversation(engine)) as conversation:
-        for prompt in prompts:
+        for question in questions:
             conversation.clear()
-            conversation.turns.append({"role": "user", "content": prompt.text})
+            conversation.turns.append({"role": "user", "content": question})
             yield conversation.prompt_tokens()
 
 
