@@ -12,12 +12,17 @@ import typer
 
 from ..errors import UsageError
 from ..ui.console import out
-from .options import DryRun, Json, Quiet, Verbose, option
+from .options import DryRun, Json, Verbose, option
 
 _SOURCE_SUFFIX = re.compile(
     r"([-._](F32|F16|FP16|FP32|BF16|I?Q\d\w*|TQ\d\w*|MXFP4\w*))?(-\d{5}-of-\d{5})?$", re.IGNORECASE
 )
 _FORM = "liquid quantize IN [OUT] TYPE [NTHREADS]"
+
+
+def _refuse_q(given: bool) -> None:
+    if given:
+        raise UsageError("-q is not used here: --quiet, or the type as a word", hint=_FORM)
 
 
 def _refuse_option(value: str | None) -> None:
@@ -74,6 +79,8 @@ FitCtx = Annotated[
     int,
     option("-c", "--ctx-size", metavar="N", min=0, help="--all, --fit: count the memory of a context of N tokens too."),
 ]
+LongQuiet = Annotated[bool, option("--quiet", help="Only results, no talk.")]
+RefuseQ = Annotated[bool, option("-q", help="", hidden=True, is_eager=True, callback=_refuse_q)]
 Refused = Annotated[
     str | None,
     option(
@@ -114,7 +121,8 @@ def quantize(
     n_ctx: FitCtx = 0,
     verbose: Verbose = False,
     json: Json = False,
-    quiet: Quiet = False,
+    quiet: LongQuiet = False,
+    q: RefuseQ = False,
     refused: Refused = None,
 ) -> None:
     """Make a model file smaller. IN is a file or a stored model.
@@ -178,7 +186,7 @@ def sort_words(words: list[str], *, needs_type: bool) -> Request:
 
     source, rest = words[0], list(words[1:])
     if find_file_type(source) and not Path(source).exists():
-        raise UsageError(f"{source} is a type, and IN comes first; -q is --quiet and takes no word", hint=_FORM)
+        raise UsageError(f"{source} is a type, and IN comes first", hint=_FORM)
     output = kind = None
     if rest and not (find_file_type(rest[0]) if needs_type else rest[0].isdecimal()):
         output = Path(rest.pop(0))
