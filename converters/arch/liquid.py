@@ -36,6 +36,7 @@ from .llama import (
     gated_mlp,
     qk_norms,
     qkv_biases,
+    refuse_unreadable,
 )
 
 
@@ -48,7 +49,7 @@ class Liquid:
     half_split = True  # the checkpoint's q and k: feature i of a head rotates with feature i + head_dim/2, not i + 1
 
     def __init__(self, config: Config, present: Collection[str], *, exact_gate: bool = False) -> None:
-        config.only("is_causal", True, why="tokens see what came before them")
+        refuse_unreadable(config)
         config.only("use_sliding_window", False, why="windows are named by layer_types")
         config.only("use_qk_norm", False, why="qk_norm says which one")
         config.only("mlp_bias", False, why="feed-forward parts have no biases")

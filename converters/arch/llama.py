@@ -157,6 +157,11 @@ class Hparams:
 
 def refuse_foreign_maths(config: Config) -> None:
     config.only("hidden_act", "silu", "swish", why="feed-forward parts use silu")
+    refuse_unreadable(config)
+
+
+def refuse_unreadable(config: Config) -> None:
+    """What no choice of keys could make right."""
     config.only("is_causal", True, why="tokens see what came before them")
     if config.raw("quantization_config"):
         raise LiquidError("config.json: the weights are quantized already, 16- or 32-bit floats were expected")

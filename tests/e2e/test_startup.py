@@ -28,7 +28,7 @@ main()
 @pytest.mark.parametrize("options", [(), ("-t", "1", "--temp", "0", "-n", "2", "--json")])
 def test_an_answer_needs_few_packages(tmp_path: Path, options: tuple[str, ...]) -> None:
     model = write_gguf(make_model("linear"), tmp_path / "chat.gguf", chat_template="{{ messages[0].content }}")
-    line = ["liquid", "run", "-m", str(model), "hello", "-n", "1", *options]
+    line = ["liquid", "run", "-m", str(model), "hello", "-n", "8", "--seed", "1", *options]
     result = subprocess.run(
         [sys.executable, "-c", CODE.format(heavy=NOT_FOR_RUN, line=line)], capture_output=True, text=True, timeout=120,
         env=Liquid(tmp_path, {}).environment(), check=True,

@@ -139,9 +139,11 @@ def test_the_library_decides_as_the_trainer_did(bases, tmp_path, case):
             same, total = same + (~flips).sum(), total + flips.size
             if not flips.any():
                 assert relative(found, expected) < CLOSE
+            else:  # one within rounding of the threshold takes others with it
+                assert torch.stack(trace.logits, -1)[0].abs().numpy()[flips].min() < TIE
             share = trace.executed(torch.ones(1, N_TOKENS), N_LAYER)
             assert engine.depth_stats().executed_fraction == pytest.approx(share, abs=2e-3)
-    assert same / total >= 0.9999 and 0.3 < run.mean() < 0.7
+    assert same / total >= 0.999 and 0.3 < run.mean() < 0.7
 
 
 def test_a_pack_goes_on_from_what_was_written(bases, tmp_path):
