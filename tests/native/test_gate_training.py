@@ -27,6 +27,7 @@ from liquidcli.runtime.engine import Engine
 from tests.hf_models import CLOSE, make_config, native_logits, random_tokens, relative, save_random
 
 N_LAYER, N_TOKENS, ALWAYS, ADAPTER = 6, 96, 3, 32
+TIE = 1e-5  # logits
 EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "off", "n_threads": 1}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
