@@ -23,26 +23,15 @@ from . import container
 from .container import Tensor
 from .identity import base_identity
 from .pack import SKIP_TENSORS, Pack, read_pack
+from .stock import WORDS, derived_keys
 
 Progress = Callable[[int, int, str], None]
 
-# base architecture -> what llama.cpp derives from its name, as keys of `liquid`
-DERIVED: dict[str, dict[str, str]] = {
-    "llama": {"rope.type": "norm", "attention.qk_norm": "none", "attention.window_type": "none"},
-    "qwen2": {"rope.type": "neox", "attention.qk_norm": "none", "attention.window_type": "none"},
-    "qwen3": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
-    "qwen3moe": {"rope.type": "neox", "attention.qk_norm": "head", "attention.window_type": "none"},
-    "gemma3": {"rope.type": "neox", "attention.qk_norm": "head", "feed_forward.activation": "gelu"},
-    "liquid": {},  # without gates: it says all of it itself
-}
 _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_down": "ffn_down"}
 # what a type becomes where a row does not divide into its blocks, as llama-quantize does; F16 where that fails too
 _FALLBACK = {T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0, T.IQ4_XS: T.IQ4_NL}
 _PLAIN: dict[T, np.dtype] = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
 _NOT_OF_A_MODEL = ("split.no", "split.count", "split.tensors.count")
-_SOFTMAX = 1  # llama.cpp's number for expert_gating_func
-# ref: llama.cpp's gemma3: every sixth layer sees everything, the model of 62 layers has a scale of its own
-_GEMMA_STEP, _GEMMA_WINDOW_BASE, _GEMMA_27B_LAYERS = 6, 10000.0, 62
 
 
 def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Progress | None = None) -> dict[str, Any]:
@@ -82,9 +71,9 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
         raise UsageError(f"{f.path} is no model but a GGUF of the type {f.metadata['general.type']!r}")
     if "liquid.depth.gate_span" in f.metadata:
         raise UsageError(f"{f.path} is a model with gates already; a gate pack is applied to the plain base")
-    if f.architecture not in DERIVED:
+    if f.architecture not in WORDS:
         raise UsageError(
-            f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(DERIVED)}"
+            f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(WORDS)}"
         )
     if difference := gates.base.difference(base_identity(f)):
         raise IntegrityError(
@@ -101,34 +90,15 @@ def _keys(f: GGUFFile, gates: Pack) -> dict[str, bytes]:
         if key not in _NOT_OF_A_MODEL:
             keys[arch + key.removeprefix(old) if key.startswith(old) else key] = f.raw_value(key)
     keys["general.architecture"] = container.value(V.STRING, "liquid")
-    for key, word in DERIVED[f.architecture].items():
-        keys.setdefault(arch + key, container.value(V.STRING, word))
-    if f.metadata.get(f"{old}expert_count") and f.architecture != "liquid":
-        keys.setdefault(arch + "expert_gating_func", container.value(V.UINT32, _SOFTMAX))
-        keys.setdefault(arch + "expert_weights_norm", container.value(V.BOOL, True))
-    if f.architecture == "gemma3":
-        keys |= {arch + key: raw for key, raw in _gemma_keys(f).items()}
+    keys |= {arch + key: _typed(value) for key, value in derived_keys(f).items()}
     return keys | gates.depth.keys()
 
 
-def _gemma_keys(f: GGUFFile) -> dict[str, bytes]:
-    """What llama.cpp computes for Gemma 3 whatever the file says, or where it says nothing."""
-    get: Callable[..., Any] = lambda name, default=None: f.metadata.get(f"gemma3.{name}", default)  # noqa: E731
-    n_embd, window = get("embedding_length"), get("attention.sliding_window", 0)
-    even = n_embd // get("attention.head_count")
-    n_embd_head = even if f.block_count == _GEMMA_27B_LAYERS else get("attention.key_length", even)
-    keys = {
-        "embedding_scale": container.value(V.FLOAT32, np.sqrt(np.float32(n_embd))),
-        "attention.scale": container.value(V.FLOAT32, 1 / np.sqrt(np.float32(n_embd_head))),
-        "attention.window_type": container.value(V.STRING, "sliding" if window else "none"),
-    }
-    if window:
-        pattern = get("attention.sliding_window_pattern", _GEMMA_STEP)
-        if not isinstance(pattern, list):
-            pattern = [not pattern or (layer + 1) % pattern != 0 for layer in range(f.block_count)]
-        keys["attention.sliding_window_pattern"] = container.array(V.BOOL, pattern)
-        keys["rope.freq_base_swa"] = container.value(V.FLOAT32, get("rope.freq_base_swa", _GEMMA_WINDOW_BASE))
-    return keys
+def _typed(value: str | bool | int | float | list[bool]) -> bytes:
+    if isinstance(value, list):
+        return container.array(V.BOOL, value)
+    kinds = {str: V.STRING, bool: V.BOOL, int: V.UINT32, float: V.FLOAT32}
+    return container.value(kinds[type(value)], value)
 
 
 def _base_tensor(f: GGUFFile, name: str, gates: Pack) -> Tensor:

@@ -6,7 +6,6 @@ nothing.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...gguf_file import GGUFFile, open_gguf
+from ..stock import WORDS, derived_keys
 from .units import POST_NORMS, Units
 
 
@@ -71,23 +71,12 @@ class Base:
         return attention / sum(counts.values())
 
 
-# what llama.cpp derives from an architecture's name
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": {"rope_type": "norm"},
-    "qwen2": {"rope_type": "neox"},
-    "qwen3": {"rope_type": "neox", "qk_norm": "head"},
-    "qwen3moe": {"rope_type": "neox", "qk_norm": "head"},
-    "gemma3": {"rope_type": "neox", "qk_norm": "head", "activation": "gelu"},
-    "liquid": {},
-}
 _NORMS = ("attn_norm", "ffn_norm")
 _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _MIXTURE = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _OPTIONAL = ("attn_q_norm", "attn_k_norm")
 _WITH_POST_NORMS = ("gemma3", "liquid")
-# ref: llama.cpp's gemma3: every sixth layer sees everything, the model of 62 layers has a scale of its own
-_GEMMA_STEP, _GEMMA_BASE_WINDOW, _GEMMA_27B_LAYERS = 6, 10000.0, 62
 # keys that change what a layer computes, and that `forward` does not know
 _UNKNOWN = (
     "attention.clamp_kqv", "attention.temperature_length", "expert_shared_feed_forward_length",
@@ -130,16 +119,21 @@ def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
 
 def _shape(f: GGUFFile) -> BaseShape:
     arch = f.architecture
-    if arch not in ARCHITECTURES:
-        raise UsageError(f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(ARCHITECTURES)}")
+    if arch not in WORDS:
+        raise UsageError(f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(WORDS)}")
+
+    def said(key: str, default: Any = None) -> Any:
+        return f.metadata.get(f"{arch}.{key}", default)
+
+    _refuse_unknown(f, said)
+    derived = derived_keys(f)
 
     def get(key: str, default: Any = None) -> Any:
-        return f.metadata.get(f"{arch}.{key}", default)
+        return derived.get(key, said(key, default))
 
     if get("depth.gate_span") is not None:
         raise UsageError(f"{f.path} has gates already; a pack is trained for the plain base")
     n_head, n_embd, n_head_kv = get("attention.head_count"), get("embedding_length"), get("attention.head_count_kv")
-    _refuse_unknown(f, get)
     return BaseShape(
         n_layer=f.block_count,
         n_embd=n_embd,
@@ -150,36 +144,15 @@ def _shape(f: GGUFFile) -> BaseShape:
         rope_base=get("rope.freq_base", 10000.0),
         rope_scale=float(get("rope.scaling.factor") or 1.0) if get("rope.scaling.type", "linear") == "linear" else 1.0,
         rope_factors=tuple(f.array("rope_freqs.weight").tolist()) if "rope_freqs.weight" in f.tensors else (),
+        rope_type=get("rope.type", "norm"),
+        rope_base_window=get("rope.freq_base_swa", 0.0),
+        qk_norm=get("attention.qk_norm", "none"),
+        windows=_windows(get, f.block_count),
+        embedding_scale=get("embedding_scale", 1.0),
+        attention_scale=get("attention.scale", 0.0),
+        activation=get("feed_forward.activation", "silu"),
         **_experts(get),
-        **(_said(get, f.block_count) | ARCHITECTURES[arch] | (_gemma(get, f.block_count) if arch == "gemma3" else {})),
     )
-
-
-def _said(get: Any, n_layer: int) -> dict[str, Any]:
-    """What `liquid` is told by keys."""
-    return {
-        "rope_type": get("rope.type", "norm"),
-        "rope_base_window": get("rope.freq_base_swa", 0.0),
-        "qk_norm": get("attention.qk_norm", "none"),
-        "windows": _windows(get, n_layer),
-        "embedding_scale": get("embedding_scale", 1.0),
-        "attention_scale": get("attention.scale", 0.0),
-        "activation": get("feed_forward.activation", "silu"),
-    }
-
-
-def _gemma(get: Any, n_layer: int) -> dict[str, Any]:
-    """What llama.cpp computes for Gemma 3 where no key says so."""
-    window, pattern = get("attention.sliding_window"), get("attention.sliding_window_pattern", _GEMMA_STEP)
-    n_embd, wide = get("embedding_length"), n_layer == _GEMMA_27B_LAYERS
-    if not isinstance(pattern, list):
-        pattern = [not pattern or (layer + 1) % pattern != 0 for layer in range(n_layer)]
-    return {
-        "windows": tuple(window * bool(windowed) for windowed in pattern[:n_layer]) if window else (),
-        "rope_base_window": get("rope.freq_base_swa", _GEMMA_BASE_WINDOW),
-        "embedding_scale": math.sqrt(n_embd),
-        "attention_scale": (n_embd // get("attention.head_count")) ** -0.5 if wide else 0.0,
-    }
 
 
 def _experts(get: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One layer of a base in PyTorch: norms, rotation, attention, dense and mixed feed-forward parts.
 
-Knows the maths of `base.ARCHITECTURES`. Knows nothing of gates; `liquidcli.reference` is what it is checked against.
+Knows the maths of the architectures in `..stock`. Knows nothing of gates; `liquidcli.reference` is what it is checked
+against.
 """
 
 from __future__ import annotations
