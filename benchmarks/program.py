@@ -58,19 +58,28 @@ def report(
     row: Callable[[Figures], list[str]],
 ) -> int:
     """Measure and print a table, or JSON; the exit code. An error is one sentence."""
-    try:
+
+    def work() -> None:
         options = parse()
         out.configure(json=options.json)
         with Models(options) as models:
             results = measure(options, models)
+        if not options.json:
+            out.talk(title(options))
+        show(results, columns, row)
+
+    return code_of(work)
+
+
+def code_of(work: Callable[[], None]) -> int:
+    """The exit code of `work`, whose errors are a sentence each."""
+    try:
+        work()
     except LiquidError as error:
         out.error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    if not options.json:
-        out.talk(title(options))
-    show(results, columns, row)
     return 0
 
 
@@ -83,10 +92,5 @@ def show(results: Sequence[Figures], columns: Sequence[str], row: Callable[[Figu
 
 
 def leave(work: Callable[[], None]) -> NoReturn:
-    """End with the exit code of `work`, whose errors are a sentence each."""
-    try:
-        work()
-    except LiquidError as error:
-        out.error(error)
-        sys.exit(error.exit_code)
-    sys.exit(0)
+    """End with the exit code of `work`."""
+    sys.exit(code_of(work))

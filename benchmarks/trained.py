@@ -25,11 +25,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from needed import work_of
-from options import add_rounds, check_rounds, parser_of
+from options import CLOCKS, add_rounds, check_rounds, parser_of
+from program import code_of, show
 from savable import token_bytes
 from shapes import Gates, Shape
 
-from liquidcli.errors import LiquidError, UsageError
+from liquidcli.errors import UsageError
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.ui.console import out
 
@@ -133,8 +134,6 @@ class Bench:
                 part.look(engine, depth)
 
     def run(self) -> list[dict[str, Any]]:
-        from options import CLOCKS
-
         depths = list(dict.fromkeys(["full", *self.options.depth]))
         for depth in self.options.depth:
             self.round(depth, None)
@@ -176,21 +175,15 @@ def _row(one: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
+    def work() -> None:
         options = parse(arguments)
         out.configure(json=options.json)
         results = Bench(options).run()
-    except LiquidError as error:
-        out.error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        out.json(results)
-        return 0
-    out.talk(f"{options.model.name}; medians of {options.rounds} rounds")
-    out.table(_COLUMNS, [_row(one) for one in results])
-    return 0
+        if not options.json:
+            out.talk(f"{options.model.name}; medians of {options.rounds} rounds")
+        show(results, _COLUMNS, _row)
+
+    return code_of(work)
 
 
 if __name__ == "__main__":

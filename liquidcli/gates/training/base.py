@@ -89,7 +89,7 @@ def load_base(path: Path) -> Base:
     """The base of a GGUF, dequantized to float32; UsageError for one that `forward` would compute wrongly."""
     with open_gguf(path) as f:
         shape = _shape(f)
-        names, units = [_layer(f, i) for i in range(shape.n_layer)], base_units(f)
+        names, units = [_layer(f, i) for i in range(shape.n_layer)], Units.of(f, shape.embedding_scale)
         shape = replace(shape, embedding_scale=shape.embedding_scale / units.state, state_unit=units.state)
         get = lambda name: torch.from_numpy(f.array(name).copy()).to(torch.get_default_device())  # noqa: E731
         embed = get("token_embd.weight")
