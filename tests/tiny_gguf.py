@@ -185,7 +185,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     kinds.get(type(value), writer.add_array)(key, value)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, config: LiquidConfig) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, config: LiquidConfig, add_bos: bool) -> None:
     tokenizer = json.loads(make_tokenizer(config.vocab_size).to_str())
     ids = {**tokenizer["model"]["vocab"], **{t["content"]: t["id"] for t in tokenizer["added_tokens"]}}
     names = sorted(ids, key=ids.__getitem__)
@@ -200,7 +200,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, config: LiquidConfig) -> None:
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(ids[SPECIAL[0]])
     writer.add_eos_token_id(ids[SPECIAL[1]])
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
 
 
 def write_gemma3(model: LiquidForCausalLM, path: Path, override: dict[str, Any] | None = None) -> Path:
@@ -214,6 +214,7 @@ def write_gguf(
     override: dict[str, Any] | None = None,
     chat_template: str | None = None,
     arch: str = "liquid",
+    add_bos: bool = False,
 ) -> Path:
     """`override` replaces or, with None, removes keys (without prefix): odd and broken files for tests."""
     writer = gguf.GGUFWriter(path, arch)
@@ -222,7 +223,7 @@ def write_gguf(
     for key, value in {**metadata(model.config), **(override or {})}.items():
         if value is not None:
             _add(writer, f"{arch}.{key}", value)
-    _add_tokenizer(writer, model.config)
+    _add_tokenizer(writer, model.config, add_bos)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for name, array in tensors(model).items():

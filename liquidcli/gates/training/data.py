@@ -105,10 +105,10 @@ def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[R
         if "tokens" in record:
             yield _record(record)
         elif source.chat:
-            prompt = vocab.tokenize(vocab.chat(record["question"]), special=True)
-            yield Row(vocab.tokenize(vocab.chat(record["question"], record["answer"]), special=True), len(prompt))
+            prompt = vocab.chat(record["question"])
+            yield Row(vocab.chat(record["question"], record["answer"]), len(prompt))
         else:
-            yield Row(vocab.tokenize(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
+            yield Row(vocab.document(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
 
 
 def distinct(tokens: list[int]) -> float:
@@ -130,7 +130,7 @@ def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[Row]:
         if distinct(record["tokens"]) < MIN_DISTINCT:
             continue
         if record["kind"] == "article" and i % 2:
-            rows.append(Row(vocab.tokenize(spaced(vocab.text(record["tokens"])))))
+            rows.append(Row(vocab.document(spaced(vocab.spelled(record["tokens"])).lstrip())))
         else:
             rows.append(_record(record))
     return rows
@@ -144,7 +144,7 @@ def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
         return list(_json_documents(source.path, source, vocab))
     text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
     text = re.sub(r"\s*\n\s*", " \n ", text) if source.spaced else text
-    return [Row(vocab.tokenize(spaced(text) if source.spaced else text))]
+    return [Row(vocab.text(spaced(text) if source.spaced else text))]
 
 
 class Rows:

@@ -33,9 +33,9 @@ def held_out_rows(valid: list[Source], vocab: Vocabulary, own: Path, n_ctx: int,
     for source in valid:
         rows = documents(source, vocab, own)
         if len(rows) == 1:
-            tokens = rows[0].tokens
+            tokens, head = rows[0].tokens, vocab.opening()
             step = max(n_ctx, (len(tokens) - n_ctx) // n_each)
-            rows = [Row(tokens[i : i + n_ctx]) for i in range(0, len(tokens) - n_ctx, step)]
+            rows = [Row([*head, *tokens[i : i + n_ctx]][:n_ctx]) for i in range(0, len(tokens) - n_ctx, step)]
         found[source.path.name if source.path else "self"] = spread(rows, n_each, n_ctx)
     if own.exists():
         found["self"] = spread(own_answers(own, vocab, held_out=True), n_each, n_ctx)

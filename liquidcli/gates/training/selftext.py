@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import LiquidError
+from ...llama import library
 from .prompts import Prompt, prompts
 from .vocab import Vocabulary
 
@@ -55,20 +56,20 @@ class _Model:
 
     def __init__(self, base: Path, n_parallel: int, n_threads: int) -> None:
         self.words = Vocabulary(base, weights=True)
-        self.api = self.words.api
+        model = self.words.model
+        self.api = library.load()
         params = self.api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = N_CTX_SEQ * n_parallel, N_BATCH, N_BATCH
         params.n_seq_max, params.n_threads, params.n_threads_batch = n_parallel, n_threads, n_threads
-        self.context = self.api.llama_init_from_model(self.words.model, params)
+        self.context = self.api.llama_init_from_model(model.pointer, params)
         if not self.context:
             raise LiquidError(f"llama.cpp could not make a context for {n_parallel} sequences of {N_CTX_SEQ} tokens")
-        self.n_vocab = self.words.n_vocab
+        self.n_vocab, self.is_eog = model.n_vocab, model.is_eog
         self.memory = self.api.llama_get_memory(self.context)
         self.batch = self.api.llama_batch_init(N_BATCH, 0, 1)
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        text = self.words.chat(prompt.text) if prompt.is_chat else prompt.text
-        return self.words.tokenize(text, special=True)
+        return self.words.chat(prompt.text) if prompt.is_chat else self.words.document(prompt.text)
 
     def forget(self, seq_id: int) -> None:
         self.api.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
@@ -119,7 +120,7 @@ def _records(
             token = sample_row(model.row(slot), slot.temperature, rng)
             slot.tokens.append(token)
             slot.pending = [token]
-            if model.words.is_end(token) or len(slot.tokens) - slot.n_prompt >= n_predict:
+            if model.is_eog(token) or len(slot.tokens) - slot.n_prompt >= n_predict:
                 yield {
                     "kind": slot.prompt.kind,
                     "prompt": slot.prompt.text,
