@@ -15,6 +15,7 @@ Knows the order; the mathematics is in `local`, `tune`, `judge` and `balance`, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -99,14 +100,15 @@ def train(
     options.check()
     _open_state(state, options, resume)
     run = Run(_as_gguf(Path(base), state, progress), state, options, progress)
-    if not (state / SETTLED).exists():
-        write_own_text(run)
-        harvest_chunks(run)
-        fit_local(run)
-        tune(run)
-        settle(run)
-    shutil.rmtree(state / "chunks", ignore_errors=True)
-    return write_result(run, out)
+    with contextlib.closing(run.vocab):
+        if not (state / SETTLED).exists():
+            write_own_text(run)
+            harvest_chunks(run)
+            fit_local(run)
+            tune(run)
+            settle(run)
+        shutil.rmtree(state / "chunks", ignore_errors=True)
+        return write_result(run, out)
 
 
 def _device(name: str) -> str:
