@@ -21,6 +21,7 @@ _BY_ERRNO: dict[int, tuple[type[LiquidError], str]] = {
     errno.EDQUOT: (DiskSpaceError, "the disk quota is used up ({file})"),
     errno.ENOMEM: (MemoryFitError, "the system has no memory left"),
 }
+_EXTRAS = {"matplotlib": "plot", "torch": "train", "safetensors": "train"}  # package: what brings it
 
 
 def explain(error: BaseException) -> LiquidError:
@@ -43,7 +44,9 @@ def explain(error: BaseException) -> LiquidError:
     if isinstance(error, MemoryError):
         return MemoryFitError("this does not fit in memory")
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("liquidcli"):
-        return LiquidError(f"this needs the package {error.name}, which is not installed")
+        extra = _EXTRAS.get(str(error.name).partition(".")[0])
+        hint = f"pip install 'liquid-depth[{extra}]'" if extra else None
+        return LiquidError(f"this needs the package {error.name}, which is not installed", hint=hint)
     words = str(error).strip() or "no message"
     return LiquidError(
         f"internal error: {type(error).__name__}: {words[:300]}",

@@ -172,7 +172,7 @@ def _need_torch() -> None:
     import importlib.util
 
     if importlib.util.find_spec("torch") is None:
-        raise UsageError("training needs PyTorch, which is not installed", hint="pip install torch safetensors")
+        raise UsageError("training needs PyTorch, which is not installed", hint="pip install 'liquid-depth[train]'")
 
 
 @gates_app.command()

@@ -41,6 +41,14 @@ def test_every_exception_has_a_sentence_and_a_code(raised: BaseException, code: 
     assert failure.exit_code == code and words in failure.message
 
 
+@pytest.mark.parametrize(("package", "hint"), [
+    ("torch", "pip install 'liquid-depth[train]'"), ("safetensors.numpy", "pip install 'liquid-depth[train]'"),
+    ("matplotlib.figure", "pip install 'liquid-depth[plot]'"), ("regex", None),
+])  # fmt: skip
+def test_a_package_that_is_missing_is_hinted_by_the_extra_that_brings_it(package: str, hint: str | None) -> None:
+    assert explain(ModuleNotFoundError("x", name=package)).hint == hint
+
+
 def test_an_unexpected_exception_is_no_traceback_unless_asked_for(monkeypatch, capsys) -> None:
     def broken() -> None:
         raise ZeroDivisionError("oops")
