@@ -94,13 +94,13 @@ def compare(
         _check_room(Path(folder), plans)
         measured = measure_all(_made(paths, plans, Path(folder)), wanted, out.talk)
         rows = [{**row, "type": type_name(row["file_type"])} for row in measured]
-    if plot:
-        write_plot(plot, rows, f"{against.name if against else rows[0]['name']}, contexts of {n_ctx} tokens")
-        out.talk(f"drawn in {plot}")
     if json:
         out.json({"base": str(against) if against else None, "n_ctx": n_ctx, "models": rows})
     else:
         out.data(as_markdown(rows))
+    if plot:
+        write_plot(plot, rows, f"{against.name if against else rows[0]['name']}, contexts of {n_ctx} tokens")
+        out.talk(f"drawn in {plot}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -97,10 +97,10 @@ def perplexity(
     else:
         base_path = locate(base, offline=offline) if base else path if kl_divergence else None
         results = _perplexity(path, base_path, text, policies, (n_ctx, n_chunks, n_batch, ppl_stride), settings)
-    if plot:
-        write_plot(plot, results, f"{path.name} on {file.name if file else ''}, windows of {n_ctx}")
     if json:
         out.json(results[0] if len(results) == 1 else results)
+    if plot:
+        write_plot(plot, results, f"{path.name} on {file.name if file else ''}, windows of {n_ctx}")
 
 
 def read_text(file: Path | None, verb: str) -> str:

@@ -121,3 +121,14 @@ def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, model
     failed(liquid(*model, "--depth", "full", "--plot", "curve.png"), 2, "several depths")
     failed(liquid(*model, "--depth", "full,auto", "--plot", "curve.svg"), 2, ".png")
     failed(liquid(*model, "--depth", "full,auto", "--plot", "nowhere/curve.png"), 3, "nowhere")
+
+
+def test_what_was_measured_is_printed_before_it_is_drawn(liquid, models, tmp_path):
+    args = ("perplexity", "-m", models["gated"], *TEXT, *QUICK, "--depth", "auto,auto,tau=0.6", "--plot", "curve.png")
+    half = tmp_path / "half" / "matplotlib"  # is found, and fails when something is drawn
+    half.mkdir(parents=True)
+    (half / "__init__.py").write_text("")
+    broken = liquid(*args, "--json", PYTHONPATH=str(half.parent))
+    assert broken.returncode == 1 and "hint: pip install 'liquid-depth[plot]'" in broken.stderr
+    assert [row["depth"]["mode"] for row in json.loads(broken.stdout)] == ["auto", "auto", "tau=0.6"]
+    assert liquid(*args).returncode == 0 and (tmp_path / "curve.png").exists()
