@@ -151,7 +151,7 @@ def _open_closed_streams() -> None:
 
 def execute(args: list[str]) -> int:
     """One command line to an exit code; every failure becomes a sentence on stderr."""
-    preset = Presets()
+    command, preset = None, Presets()
     try:
         command = command_for(args)
         if error := one_dash_word(command, args):
@@ -168,7 +168,7 @@ def execute(args: list[str]) -> int:
             traceback.print_exc()
         failure = explain(error)
         if failure.exit_code == UsageError.exit_code and not failure.hint:
-            failure.hint = f"{' '.join(['liquid', *(word for word in args[:1] if word in VERBS)])} --help"
+            failure.hint = f"{' '.join(['liquid', *_verbs(command, args)])} --help"
         if source := preset.sources.get(getattr(getattr(error, "param", None), "name", "")):
             failure.hint = f"it comes from {source}"
         if failure.message.startswith("Usage: "):
@@ -176,3 +176,14 @@ def execute(args: list[str]) -> int:
         else:
             out.error(failure)
         return failure.exit_code
+
+
+def _verbs(command: Any, args: list[str]) -> list[str]:
+    """The words of a line that choose what runs: a verb, and what a group of verbs has under that name."""
+    found: list[str] = []
+    for word in args:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        found.append(word)
+    return found

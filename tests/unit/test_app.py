@@ -73,6 +73,22 @@ def test_usage_errors_exit_2(line: list[str], words: str, capsys) -> None:
         assert shown.out == "" and shown.err.startswith("error: ") and words in shown.err and "--help" in shown.err
 
 
+@pytest.mark.parametrize(("line", "asked"), [
+    (["gates", "apply", "p.gguf", "p.gguf", "-o", "x"], "gates apply"),
+    (["gates", "report", "--text", "x"], "gates report"),
+    (["gates", "train", "p.gguf", "-o", "x", "--target", "80"], "gates train"), (["gates", "bogus"], "gates"),
+    (["perplexity", "--depth", "full", "-f", "."], "perplexity"),
+])  # fmt: skip
+def test_a_usage_error_points_to_the_help_of_what_was_typed(line: list[str], asked: str, monkeypatch, capsys) -> None:
+    def off(*_args: object) -> None:
+        raise errors.UsageError("the words are off")
+
+    monkeypatch.setattr("liquidcli.gates.apply.apply_pack", off)
+    monkeypatch.setattr("liquidcli.text_file.read_text", off)
+    assert app.execute(line) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"hint: liquid {asked} --help"
+
+
 @pytest.mark.parametrize("flag", ["-m", "--model", "-hf", "--hf-repo", "-mu", "--model-url"])
 def test_models_are_named_with_llama_cpps_flags(flag: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("LIQUID_HOME", str(tmp_path))
