@@ -71,17 +71,25 @@ def _texts(given: Sequence[str]) -> dict[str, str]:
 
     found = probes.texts(Path(__file__).parents[1])
     for word in given:
-        kind, is_given, file = word.partition("=")
-        if not is_given:
+        kind, _, file = word.partition("=")
+        if not kind or not file:
             raise UsageError(f"--text {word}: KIND=FILE was expected")
-        found[kind] = read_text(Path(file))
+        found[kind] = _read(Path(file), "--text")
     return found
+
+
+def _read(file: Path, option: str) -> str:
+    """A text with something in it."""
+    text = read_text(file)
+    if not text.strip():
+        raise UsageError(f"{option}: {file} is empty")
+    return text
 
 
 def _prompts(file: Path | None) -> list[str]:
     from ..gates import probes
 
-    return [line for line in read_text(file).splitlines() if line.strip()] if file else probes.chat_prompts()
+    return [line for line in _read(file, "--prompts").splitlines() if line.strip()] if file else probes.chat_prompts()
 
 
 def _questions(file: Path | None, n: int) -> list[tuple[str, str]]:
@@ -93,7 +101,7 @@ def _questions(file: Path | None, n: int) -> list[tuple[str, str]]:
     if file is None:
         return probes.questions(n)
     try:
-        rows = [loads(line) for line in read_text(file).splitlines()[:n]]
+        rows = [loads(line) for line in _read(file, "--questions").splitlines()[:n]]
         return [(str(row["question"]), last_number(str(row["answer"])) or "") for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file}: a JSON object with question and answer was expected on every line") from error
@@ -106,9 +114,9 @@ def _measured(
     from ..runtime import effort as e
 
     found: dict[str, Any] = {"kinds": []}
-    for kind, text in kinds.items():
+    for kind, tokens in _tokens(engine, kinds).items():
         out.talk(f"text: {kind}")
-        found["kinds"].append(e.effort(engine, kind, engine.tokenize(text), policy, _N_CTX, n_chunks).as_json())
+        found["kinds"].append(e.effort(engine, kind, tokens, policy, _N_CTX, n_chunks).as_json())
     if asked:
         chats = _rendered(engine, asked, n_predict)
         answers = e.greedy(engine, chats, n_predict, e.FULL, _N_SEQ, _tell)
@@ -117,6 +125,16 @@ def _measured(
         chats = _rendered(engine, [question for question, _ in puzzles], _N_REASONS)
         said = [_said(engine, e.greedy(engine, chats, _N_REASONS, p, _N_SEQ, _tell)) for p in (policy, e.FULL)]
         found["questions"] = e.solved(said[0], said[1], [answer for _, answer in puzzles])
+    return found
+
+
+def _tokens(engine: Engine, kinds: dict[str, str]) -> dict[str, list[int]]:
+    from ..runtime.effort import FEWEST_TOKENS
+
+    found = {kind: engine.tokenize(text) for kind, text in kinds.items()}
+    for kind, tokens in found.items():
+        if len(tokens) < FEWEST_TOKENS:
+            raise UsageError(f"the text {kind!r} has {len(tokens)} tokens, at least {FEWEST_TOKENS} were expected")
     return found
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FULL = DepthPolicy.parse("full")
 _UNSCORED = 16  # positions of a window whose predictions lack context
+FEWEST_TOKENS = _UNSCORED + 2  # of a text: one prediction is scored
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 Tell = Callable[[int, int, str], None]
 

@@ -44,3 +44,18 @@ def test_what_cannot_be_reported_is_one_sentence(liquid, models, tmp_path):
     (tmp_path / "q.jsonl").write_text("[1]\n")
     failed(liquid("gates", "report", models["gated"], "--questions", "q.jsonl"), 2, "question and answer")
     failed(liquid("gates", "report", models["gated"], "--depth", "80%"), 2, "calibration")
+
+
+def test_texts_without_words_are_refused_before_anything_is_measured(liquid, models, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    (tmp_path / "short.txt").write_text("few words")
+    report = ("gates", "report", models["gated"], *FEW)
+    for words in (("--text", "empty=empty.txt"), ("--prompts", "empty.txt"), ("--questions", "empty.txt")):
+        refused = liquid(*report, *words)
+        failed(refused, 2, f"{words[0]}: empty.txt is empty", "hint: liquid gates report --help")
+        assert len(refused.stderr.splitlines()) == 2
+    for word in ("=short.txt", "more="):
+        failed(liquid(*report, "--text", word), 2, f"--text {word}: KIND=FILE was expected")
+    refused = liquid(*report, "--text", "short=short.txt", "--json", "-q")
+    failed(refused, 2, "'short' has 15 tokens, at least 18")
+    assert len(refused.stderr.splitlines()) == 2
