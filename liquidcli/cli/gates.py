@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import Interrupted, UsageError
+from ..gates.training.options import Options
 from ..ui.console import is_terminal, out
 from .gates_report import report
 from .options import Json, Quiet, option
@@ -22,53 +23,52 @@ gates_app = typer.Typer(
     rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
+
+def _trained(name: str, metavar: str, words: str, *short: str, **limits: Any) -> Any:
+    """The option that sets a field of `Options`, whose default its help names."""
+    value = f"{Options.target:.0%}" if name == "target" else getattr(Options, name)
+    default = " ".join(value) if isinstance(value, tuple) else value
+    said = "" if default == "" or "Default:" in words else f" Default: {default}."
+    return option(*short, f"--{name.replace('_', '-')}", metavar=metavar, help=f"{words}{said}", **limits)
+
+
 Base = Annotated[Path, typer.Argument(metavar="BASE", show_default=False, help="A GGUF, or a checkpoint folder.")]
 BaseFile = Annotated[Path, typer.Argument(metavar="BASE.gguf", show_default=False, help="The plain model.")]
 PackFile = Annotated[Path, typer.Argument(metavar="GATES.gguf", show_default=False, help="The gate pack.")]
 AnyFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A gate pack or a liquid model.")]
 Output = Annotated[Path, option("-o", "--output", metavar="FILE", help="Where to write.")]
+_DATA = "self:N[:greedy]|FILE[:spaced][:chat][:lines=N], [:share=X]"
 Data = Annotated[
     list[str] | None,
-    option(
-        "--data",
-        metavar="self:N[:greedy]|FILE[:spaced][:chat][:lines=N], [:share=X]",
-        help="Text to train on, repeatable: N tokens of the base's own text, or a file.",
-    ),
+    _trained("data", _DATA, "Text to train on, repeatable: N tokens of the base's own text, or a file."),
 ]
 Valid = Annotated[
-    list[str] | None, option("--valid", metavar="FILE[:chat]", help="Held-out text to calibrate on; repeatable.")
+    list[str] | None,
+    option("--valid", metavar="FILE[:spaced][:chat][:lines=N]", help="Held-out text to calibrate on; repeatable."),
 ]
-ValidRows = Annotated[int | None, option("--valid-rows", metavar="N", min=1, help="Rows of each held-out text.")]
-Balance = Annotated[int | None, option("--balance", metavar="N", min=0, help="Rounds of balancing the gates on it.")]
+ValidRows = Annotated[int | None, _trained("valid_rows", "N", "Rows of each held-out text.", min=1)]
+Balance = Annotated[int | None, _trained("balance", "N", "Rounds of balancing the gates on it.", min=0)]
 Init = Annotated[Path | None, option("--init", metavar="GATES.gguf", help="A gate pack of BASE to go on from.")]
-Target = Annotated[
-    str | None, option("--target", metavar="NN%", help="Share of layers that should run at the pack's threshold.")
-]
-Layers = Annotated[str | None, option("--layers", metavar="A-B[,C...]", help="Layers that may get a gate.")]
-NGates = Annotated[int | None, option("--n-gates", metavar="N", min=1, help="How many of them get one.")]
-AdapterSize = Annotated[
-    int | None, option("--adapter-size", metavar="M", help="Hidden units of an adapter: a multiple of 32; 0: none.")
-]
-Kv = Annotated[str | None, option("--kv", metavar="project|drop", help="What skipped layers do about K and V.")]
-Span = Annotated[int | None, option("--span", metavar="N", help="Layers under one gate.")]
-Scope = Annotated[str | None, option("--scope", metavar="layer|attn|ffn|attn+ffn", help="What one gate switches.")]
-Rank = Annotated[int | None, option("--rank", metavar="R", help="Rank of low-rank updates of the base; 0: none.")]
-AlwaysRun = Annotated[
-    int | None, option("--always-run-tokens", metavar="N", help="First positions that run every layer.")
-]
-Harvest = Annotated[int | None, option("--harvest-tokens", metavar="N", help="Tokens of the first stage.")]
-Tune = Annotated[int | None, option("--tune-tokens", metavar="N", help="Tokens of the end-to-end stage.")]
-Batch = Annotated[
-    int | None, option("--batch-tokens", metavar="N", min=1, help="Tokens of one step of that stage, at least.")
-]
-Epochs = Annotated[int | None, option("--epochs", metavar="N", help="Passes over what the first stage kept.")]
-Lr = Annotated[float | None, option("--lr", metavar="X", help="Learning rate of the end-to-end stage.")]
-GateLr = Annotated[
-    float | None, option("--gate-lr", metavar="X", help="The gates' in that stage; 0: only adapters are trained.")
-]
-Device = Annotated[str | None, option("--device", metavar="auto|cpu|cuda", help="Where PyTorch computes.")]
-Seed = Annotated[int | None, option("-s", "--seed", metavar="N", help="Seed of text, sampling and order.")]
-Threads = Annotated[int | None, option("-t", "--threads", metavar="N", min=1, help="Threads to use.")]
+Target = Annotated[str | None, _trained("target", "NN%", "Share of layers that should run at the pack's threshold.")]
+_LAYERS = "Layers that may get a gate. Default: all but the first and last two."
+Layers = Annotated[str | None, _trained("layers", "A-B[,C...]", _LAYERS)]
+NGates = Annotated[int | None, _trained("n_gates", "N", "How many of them get one.", min=1)]
+_ADAPTER = "Hidden units of an adapter: a multiple of 32; 0: none."
+AdapterSize = Annotated[int | None, _trained("adapter_size", "M", _ADAPTER, min=0)]
+Kv = Annotated[str | None, _trained("kv", "project|drop", "What skipped layers do about K and V.")]
+Span = Annotated[int | None, _trained("span", "N", "Layers under one gate.", min=1)]
+Scope = Annotated[str | None, _trained("scope", "layer|attn|ffn|attn+ffn", "What one gate switches.")]
+Rank = Annotated[int | None, _trained("rank", "R", "Rank of low-rank updates of the base; 0: none.", min=0)]
+AlwaysRun = Annotated[int | None, _trained("always_run_tokens", "N", "First positions that run every layer.", min=0)]
+Harvest = Annotated[int | None, _trained("harvest_tokens", "N", "Tokens of the first stage.", min=0)]
+Epochs = Annotated[int | None, _trained("epochs", "N", "Passes over what the first stage kept.", min=1)]
+Tune = Annotated[int | None, _trained("tune_tokens", "N", "Tokens of the end-to-end stage.", min=0)]
+Batch = Annotated[int | None, _trained("batch_tokens", "N", "Tokens of one step of that stage, at least.", min=1)]
+Lr = Annotated[float | None, _trained("lr", "X", "Learning rate of the end-to-end stage.")]
+GateLr = Annotated[float | None, _trained("gate_lr", "X", "The gates' in that stage; 0: only adapters are trained.")]
+Device = Annotated[str | None, _trained("device", "auto|cpu|cuda", "Where PyTorch computes.")]
+Seed = Annotated[int | None, _trained("seed", "N", "Seed of text, sampling and order.", "-s", min=0)]
+Threads = Annotated[int | None, option("-t", "--threads", metavar="N", min=1, help="Threads to use. Default: 2.")]
 State = Annotated[
     Path | None, option("--state", metavar="DIR", help="Folder of the run's state. Default: beside the pack.")
 ]
@@ -144,7 +144,6 @@ def train(
     """
     out.configure(json=json, quiet=quiet)
     _need_torch()
-    from ..gates.training.options import Options
     from ..gates.training.train import train as run
 
     given: dict[str, Any] = {
@@ -156,11 +155,17 @@ def train(
         "valid_rows": valid_rows, "balance": balance,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
-    with _told("training", None, "steps") as progress:
-        report = run(base, output, options, state=state, resume=resume, progress=progress)
+    try:
+        with _told("training", None, "steps") as progress:
+            report = run(base, output, options, state=state, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped", hint="the same command with --resume goes on where it was") from None
     if json:
         out.json({"output": str(output), **report})
         return
+    lowest = min(one["executed_fraction"] for one in report["calibration"])
+    if options.target < lowest - 0.005:
+        out.talk(f"the gates leave {lowest:.1%} of the layers running at the least, more than --target asks for")
     rows: list[tuple[str, Any]] = [("pack", output), ("gates", ", ".join(map(str, report["gates"])))]
     for name, score in report["held_out"].items():
         ppl = f"perplexity {score['ppl']:.3f}, full depth {score['ppl_full']:.3f} ({score['ppl_ratio'] - 1:+.1%})"

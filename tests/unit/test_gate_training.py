@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from liquidcli.gates.training.balance import Price, balance, prices
 from liquidcli.gates.training.data import Row, Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.training.judge import Judge, calibrate
 from liquidcli.gates.training.network import Base, Gates, HardStep, Network, load_base
-from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.options import FROM_INIT, Options
 from liquidcli.gates.training.result import recentre
 from liquidcli.gates.training.train import train
 from liquidcli.gates.training.tune import Tuner
@@ -341,10 +342,14 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], rtol=1e-3, atol=1e-4)
 
 
+def going_on(options: Options, pack: Path) -> Options:
+    return replace(options, init=str(pack), **{name: getattr(Options, name) for name in FROM_INIT})
+
+
 def test_a_run_goes_on_from_a_pack(tmp_path, options):
     base = write_base(tmp_path / "base.gguf")
     train(base, tmp_path / "first.gguf", options)
-    gently = replace(options, init=str(tmp_path / "first.gguf"), layers=(), local_lr=1e-6, lr=1e-6)
+    gently = replace(going_on(options, tmp_path / "first.gguf"), local_lr=1e-6, lr=1e-6)
     report = train(base, tmp_path / "second.gguf", gently)
     first, second = read_pack(tmp_path / "first.gguf"), read_pack(tmp_path / "second.gguf")
     assert report["gates"] == list(first.depth.layers) and report["options"]["init"] == "first.gguf"
@@ -355,7 +360,7 @@ def test_a_run_goes_on_from_a_pack(tmp_path, options):
 def test_a_pack_is_tuned_on_without_being_priced_anew(tmp_path, options):
     base = write_base(tmp_path / "base.gguf")
     train(base, tmp_path / "first.gguf", options)
-    gently = replace(options, init=str(tmp_path / "first.gguf"), layers=(), harvest_tokens=0, gate_lr=1e-6, lr=1e-6)
+    gently = replace(going_on(options, tmp_path / "first.gguf"), harvest_tokens=0, gate_lr=1e-6, lr=1e-6)
     report = train(base, tmp_path / "second.gguf", gently)
     first, second = read_pack(tmp_path / "first.gguf"), read_pack(tmp_path / "second.gguf")
     assert report["local"] == [] and len(report["curve"]) == 4

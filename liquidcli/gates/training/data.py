@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NotFoundError, UsageError
+from ...text_file import read_text
 from .vocab import Vocabulary
 
 HELD_OUT_EVERY = 10
@@ -39,7 +40,7 @@ class Row:
         return [0.0] * free + [1.0] * (len(self.tokens) - free)
 
 
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_COUNT = re.compile(r"0*[1-9]\d{0,11}")
 
 
 def _yes(_: str) -> bool:
@@ -49,6 +50,8 @@ def _yes(_: str) -> bool:
 _READERS: dict[str, Callable[[str], Any]] = {
     "spaced": _yes, "chat": _yes, "greedy": _yes, "lines": int, "share": float,
 }  # fmt: skip
+_VALUES = {"lines": _COUNT, "share": re.compile(r"\d+(\.\d+)?"), "spaced": None, "chat": None, "greedy": None}
+_EXAMPLES = {"lines": "N", "share": "X"}
 
 
 @dataclass(frozen=True)
@@ -64,27 +67,43 @@ class Source:
     greedy: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str, flag: str = "--data") -> Source:
+        """UsageError or NotFoundError in the name of `flag`; held-out text has no shares and is no text of the base's
+        own, a tenth of which is held out anyway."""
         head, *options = text.split(":")
+        allowed = set(_READERS) - ({"share"} if flag == "--valid" else set())
         if head == "self":
-            if not options or not options[0].isdigit():
+            if flag == "--valid":
+                raise UsageError(f"--valid {text}: a file was expected; a tenth of --data self:N is held out by itself")
+            if not options or not _COUNT.fullmatch(options[0]):
                 raise UsageError(f"--data {text}: a token count was expected, for example self:150000")
-            return cls(None, n_tokens=int(options[0]), **_fields(text, options[1:], {"greedy", "share"}))
+            return cls(None, n_tokens=int(options[0]), **_fields(flag, text, options[1:], {"greedy", "share"}))
         if not Path(head).is_file():
-            raise NotFoundError(f"--data {text}: there is no file {head}")
-        return cls(Path(head), **_fields(text, options, set(_READERS) - {"greedy"}))
+            raise NotFoundError(f"{flag} {text}: there is no file {head}")
+        return cls(Path(head), **_fields(flag, text, options, allowed - {"greedy"}))
+
+    @property
+    def name(self) -> str:
+        return str(self.path or "self")
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whole rows, first tokens included, and no long text to cut up."""
+        return self.path is None or self.path.suffix == ".jsonl"
 
     def own(self, sampled: Path) -> Path:
         """Where the base's own text lies, beside the file of what was sampled."""
         return sampled.with_name("own-greedy.jsonl") if self.greedy else sampled
 
 
-def _fields(text: str, options: list[str], allowed: set[str]) -> dict[str, Any]:
+def _fields(flag: str, text: str, options: list[str], allowed: set[str]) -> dict[str, Any]:
     fields = {}
     for option in options:
         name, _, value = option.partition("=")
-        if name not in allowed or (_READERS[name] is not _yes and not _NUMBER.fullmatch(value)):
-            raise UsageError(f"--data {text}: {option!r} is none of {', '.join(sorted(allowed))} (share=X, lines=N)")
+        wanted = _VALUES.get(name)
+        if name not in allowed or (wanted and not (wanted.fullmatch(value) and float(value))):
+            words = ", ".join(sorted(f"{word}={_EXAMPLES[word]}" if word in _EXAMPLES else word for word in allowed))
+            raise UsageError(f"{flag} {text}: {option!r} is none of {words}")
         fields[name] = _READERS[name](value)
     return fields
 
@@ -100,8 +119,10 @@ def _record(record: dict) -> Row:
 
 
 def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[Row]:
-    for line in path.read_text().splitlines()[: source.lines]:
-        record = json.loads(line)
+    for number, line in enumerate(read_text(path).splitlines()[: source.lines], 1):
+        if not line.strip():
+            continue
+        record = _checked(line, f"{path}, line {number}")
         if "tokens" in record:
             yield _record(record)
         elif source.chat:
@@ -109,6 +130,28 @@ def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[R
             yield Row(vocab.chat(record["question"], record["answer"]), len(prompt))
         else:
             yield Row(vocab.document(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
+
+
+def _checked(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where}: this is no JSON") from error
+    number = lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0  # noqa: E731
+    if isinstance(record, dict) and "tokens" in record:
+        tokens = record["tokens"]
+        if isinstance(tokens, list) and all(map(number, tokens)) and number(record.get("n_prompt", 0)):
+            return record
+        raise UsageError(f"{where}: `tokens` is a list of token ids, `n_prompt` a count")
+    if isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("question", "answer")):
+        return record
+    raise UsageError(f"{where}: texts `question` and `answer`, or `tokens`, were expected")
+
+
+def check_ids(rows: list[Row], n_vocab: int, name: str) -> None:
+    """UsageError for tokens of another vocabulary."""
+    if any(max(row.tokens, default=0) >= n_vocab for row in rows):
+        raise UsageError(f"{name} holds token ids beyond the base's vocabulary of {n_vocab}: it is another model's")
 
 
 def distinct(tokens: list[int]) -> float:
@@ -140,9 +183,9 @@ def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
     """All documents of one source."""
     if source.path is None:
         return own_answers(source.own(own), vocab, held_out=False)
-    if source.path.suffix == ".jsonl":
+    if source.holds_rows:
         return list(_json_documents(source.path, source, vocab))
-    text = "\n".join(source.path.read_text(errors="replace").splitlines()[: source.lines])
+    text = "\n".join(read_text(source.path).splitlines()[: source.lines])
     text = re.sub(r"\s*\n\s*", " \n ", text) if source.spaced else text
     return [Row(vocab.text(spaced(text) if source.spaced else text))]
 
@@ -161,7 +204,7 @@ class Rows:
         for source, found in zip(sources, self.documents, strict=True):
             if not any(_teaches(document, n_ctx) for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
-        self.heads = [[] if _in_rows(source) else vocab.opening() for source in sources]
+        self.heads = [[] if source.holds_rows else vocab.opening() for source in sources]
         self.streams = [self._stream(*pair) for pair in zip(self.documents, self.heads, strict=True)]
         self.n_rows = 0
 
@@ -186,11 +229,6 @@ class Rows:
         """Advance to where a stopped run was."""
         while self.n_rows < n_rows:
             self.take(1)
-
-
-def _in_rows(source: Source) -> bool:
-    """Whether the source holds whole rows, first tokens included, and no long text to cut up."""
-    return source.path is None or source.path.suffix == ".jsonl"
 
 
 def _teaches(row: Row, n_ctx: int) -> bool:

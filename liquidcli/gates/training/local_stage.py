@@ -9,16 +9,15 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...files import atomic_output
 from ...gate_layout import GatePlace
 from .local import Harvest, Harvested, fit_adapters, fit_gates
 from .network import Gates, places_of
+from .state import load, save
 
 if TYPE_CHECKING:
     from .train import Run
@@ -152,13 +151,8 @@ def _local_figures(data: Harvested, gates: Gates, rows: slice, level: float, kep
 
 
 def load_local(run: Run) -> tuple[Gates, list[dict]]:
-    kept = torch.load(run.state / "local.pt", map_location="cpu")
+    kept = load(run.state / "local.pt")
     places = [GatePlace(**place) for place in kept["places"]] if "places" in kept else kept["layers"]
     gates = Gates(places, run.base.shape.n_embd, kept["gates"]["skip_gate"].shape[2])
     gates.load_state_dict(kept["gates"])
     return gates, kept["figures"]
-
-
-def save(state: dict, path: Path) -> None:
-    with atomic_output(path) as part:
-        torch.save(state, part)

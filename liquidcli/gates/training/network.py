@@ -70,6 +70,9 @@ class Gates(nn.Module):
         """By scope, the rows of the gates at a layer."""
         return {place.scope: i for i, place in enumerate(self.places) if place.layer == layer}
 
+    def is_finite(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.parameters())
+
     @property
     def may_adapt(self) -> Tensor:  # [n_gate] of 0 and 1
         return torch.tensor([float(place.may_adapt) for place in self.places])

@@ -5,12 +5,18 @@ Knows the names of the command line. Trains nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...errors import UsageError
 from ...gate_layout import KV_POLICIES, SCOPES, GatePlace
 
 DEVICES = ("auto", "cpu", "cuda")
+FROM_INIT = ("layers", "n_gates", "adapter_size", "span", "scope")  # a pack to go on from says these itself
+_AT_LEAST = {
+    "valid_rows": 1, "balance": 0, "n_gates": 1, "always_run_tokens": 0, "harvest_tokens": 0, "epochs": 1,
+    "tune_tokens": 0, "batch_tokens": 1, "n_ctx": 1, "seed": 0, "rank": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,17 @@ class Options:
         for name, allowed in (("kv", KV_POLICIES), ("scope", tuple(SCOPES)), ("device", DEVICES)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"--{name} {getattr(self, name)}: one of {', '.join(allowed)} was expected")
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{_flag(name)} {getattr(self, name)}: {least} or more was expected")
+        for name in ("lr", "local_lr", "gate_lr"):
+            rate = getattr(self, name)
+            if not (0 < rate < math.inf or (name == "gate_lr" and rate == 0)):
+                raise UsageError(f"{_flag(name)} {rate}: a learning rate above 0 was expected")
+        if self.always_run_tokens >= self.n_ctx:
+            raise UsageError(f"--always-run-tokens {self.always_run_tokens}: less than a row of {self.n_ctx} tokens")
+        if self.init and (said := [name for name in FROM_INIT if getattr(self, name) != getattr(Options, name)]):
+            raise UsageError(f"--init brings its own gates: {_flag(said[0])} says nothing beside it")
         if not 0.3 <= self.target < 1:
             raise UsageError(f"--target {self.target:.0%}: a share between 30% and 99% was expected")
         if self.adapter_size % 32 or self.adapter_size < 0:
@@ -56,8 +73,8 @@ class Options:
             raise UsageError(f"--span {self.span}: 1 was expected, or more with --scope layer")
         if not self.harvest_tokens and not (self.init and self.gate_lr):
             raise UsageError("--harvest-tokens 0 is for --init with --gate-lr: gates come from there or are priced")
-        if self.rank < 0 or (self.rank and not self.tune_tokens):
-            raise UsageError("--rank: 0 or more was expected, and updates are trained by --tune-tokens")
+        if self.rank and not self.tune_tokens:
+            raise UsageError("--rank: updates are trained by --tune-tokens, which is 0")
 
     def places(self, n_layer: int) -> list[GatePlace]:
         """The candidates. Spans tile the layers asked for, from the first one on."""
@@ -72,3 +89,7 @@ class Options:
         if not found:
             raise UsageError(f"--layers: no {self.span} layers in a row were among them, --span {self.span} needs that")
         return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -5,6 +5,7 @@ Knows what a pack and its report hold. Knows nothing of how gates and adapters a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,39 @@ from .network import Gates, Network
 from .units import Units
 from .vocab import Vocabulary
 
+SHORTEST = 64  # tokens of a row to calibrate on
 _TENSORS = ("skip_gate", "skip_up", "skip_down")
 
 
 def held_out_rows(valid: list[Source], vocab: Vocabulary, own: Path, n_ctx: int, n_each: int) -> dict[str, list[Row]]:
-    """By kind: rows spread over each `valid` file, and the held-out tenth of the base's own answers."""
+    """By kind: rows spread over each `valid` file, and the held-out tenth of the base's own answers.
+
+    UsageError for a file too short for any row.
+    """
     found = {}
+    names = Counter(Path(source.name).name for source in valid)
     for source in valid:
         rows = documents(source, vocab, own)
-        if len(rows) == 1:
-            tokens, head = rows[0].tokens, vocab.opening()
-            step = max(n_ctx, (len(tokens) - n_ctx) // n_each)
-            rows = [Row([*head, *tokens[i : i + n_ctx]][:n_ctx]) for i in range(0, len(tokens) - n_ctx, step)]
-        found[source.path.name if source.path else "self"] = spread(rows, n_each, n_ctx)
-    if own.exists():
-        found["self"] = spread(own_answers(own, vocab, held_out=True), n_each, n_ctx)
-    return {name: rows for name, rows in found.items() if rows}
+        if not source.holds_rows:
+            rows = _cut(rows[0].tokens, vocab.opening(), n_ctx, n_each)
+        if not (rows := spread(rows, n_each, n_ctx)):
+            raise UsageError(f"--valid {source.name} holds no row of {SHORTEST} tokens to calibrate on")
+        short = Path(source.name).name
+        found[short if names[short] == 1 else source.name] = rows
+    if own.exists() and (rows := spread(own_answers(own, vocab, held_out=True), n_each, n_ctx)):
+        found["self"] = rows
+    return found
 
 
-def spread(rows: list[Row], n: int, n_ctx: int, *, shortest: int = 64) -> list[Row]:
+def _cut(tokens: list[int], head: list[int], n_ctx: int, n: int) -> list[Row]:
+    """About `n` rows of one long text, evenly spaced; the whole of a short one."""
+    step = max(n_ctx, (len(tokens) - n_ctx) // n)
+    return [Row([*head, *tokens[i : i + n_ctx]][:n_ctx]) for i in range(0, max(1, len(tokens) - n_ctx), step)]
+
+
+def spread(rows: list[Row], n: int, n_ctx: int) -> list[Row]:
     """`n` of the rows that are long enough, evenly spaced."""
-    fit = [Row(row.tokens[:n_ctx], row.n_prompt) for row in rows if len(row.tokens) >= shortest]
+    fit = [Row(row.tokens[:n_ctx], row.n_prompt) for row in rows if len(row.tokens) >= min(SHORTEST, n_ctx)]
     return fit[:: max(1, len(fit) // n)][:n]
 
 

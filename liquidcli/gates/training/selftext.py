@@ -6,6 +6,7 @@ Knows llama_cpp's plain batch calls and the prompts of this package. Knows nothi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ def generate(
     A file that already holds enough is left as it is; one that holds less is continued with other prompts. `greedy`:
     answers to chat prompts alone, of the likeliest tokens, as `--temp 0` writes them.
     """
+    _drop_torn(out)
     done, answered = _held(out)
     n_records = len(answered)
     if done >= n_tokens:
@@ -179,9 +181,15 @@ def generate(
     return done
 
 
+def _drop_torn(path: Path) -> None:
+    """A run that was killed, or a full disk, may have left half a record."""
+    if path.exists() and not (raw := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, raw.rfind(b"\n") + 1)
+
+
 def _held(path: Path) -> tuple[int, list[str]]:
     """Tokens, and what was asked."""
     if not path.exists():
         return 0, []
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
     return sum(len(record["tokens"]) for record in records), [record.get("prompt", "") for record in records]

@@ -29,19 +29,19 @@ import torch
 from torch import Tensor
 
 from ...errors import LiquidError, UsageError
-from ...files import atomic_output
-from .data import Row, Rows, Source
+from ...files import atomic_output, output_target
+from .data import Row, Rows, Source, check_ids
 from .judge import Judge
 from .local import harvest
-from .local_stage import fit_local, load_harvested, load_local, price_gates, save, skip_level
+from .local_stage import fit_local, load_harvested, load_local, price_gates, skip_level
 from .network import Gates, Network, load_base
-from .options import Options
+from .options import FROM_INIT, Options
 from .result import finish, held_out_rows, read_gates, write_gates
+from .state import CONVERTED, SETTLED, load, opened, save
 from .tune import Tuner
 from .vocab import Vocabulary
 
 Progress = Callable[[int, int, str], None]
-SETTLED = "gates.pt"
 
 
 @dataclass
@@ -58,12 +58,15 @@ class Run:
         o = self.options
         o.check()
         self.sources = [Source.parse(text) for text in o.data]
+        self.valid = [Source.parse(text, "--valid") for text in o.valid]
         torch.set_num_threads(o.threads or 2)
         if _device(o.device) != "cpu":
             torch.set_default_device(_device(o.device))
         self.vocab = Vocabulary(self.base_path)
         self.base = load_base(self.base_path)
         self.network = Network(self.base, o.always_run_tokens, o.n_ctx, o.kv)
+        if o.rank > self.base.shape.n_embd:
+            raise UsageError(f"--rank {o.rank}: at most {self.base.shape.n_embd}, the width of the base")
         self.initial = read_gates(Path(o.init), self.network) if o.init else None
         self.candidates = self.initial.places if self.initial else o.places(self.base.shape.n_layer)
 
@@ -83,7 +86,18 @@ class Run:
             self.progress(done, total, what)
 
     def rows(self, seed: int) -> Rows:
-        return Rows(self.sources, self.vocab, self.own, self.options.n_ctx, seed)
+        rows = Rows(self.sources, self.vocab, self.own, self.options.n_ctx, seed)
+        for source, found in zip(self.sources, rows.documents, strict=True):
+            check_ids(found, len(self.base.embed), source.name)
+        return rows
+
+    def held_out(self) -> dict[str, list[Row]]:
+        """By kind, the rows that the last stage judges; text as trained on where none is held out."""
+        o = self.options
+        found = held_out_rows(self.valid, self.vocab, self.own, o.n_ctx, o.valid_rows)
+        for name, rows in found.items():
+            check_ids(rows, len(self.base.embed), name)
+        return found or {"data": self.rows(o.seed + 9).take(8)}
 
 
 def train(
@@ -96,19 +110,31 @@ def train(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a pack for `base` (a GGUF or a checkpoint folder) and write it to `out`; the report is returned."""
-    out, state = Path(out), Path(state or f"{out}.state")
+    base, out, state = Path(base), Path(out), Path(state or f"{out}.state")
     options.check()
-    _open_state(state, options, resume)
-    run = Run(_as_gguf(Path(base), state, progress), state, options, progress)
-    with contextlib.closing(run.vocab):
-        if not (state / SETTLED).exists():
+    _check_output(out, base, options)
+    with opened(state, options, base, resume):
+        run = Run(_as_gguf(base, state, progress), state, options, progress)
+        with contextlib.closing(run.vocab):
             write_own_text(run)
-            harvest_chunks(run)
-            fit_local(run)
-            tune(run)
-            settle(run)
-        shutil.rmtree(state / "chunks", ignore_errors=True)
-        return write_result(run, out)
+            held_out = run.held_out()  # before the hours: it may be no text at all
+            if not (state / SETTLED).exists():
+                harvest_chunks(run)
+                fit_local(run)
+                tune(run)
+                settle(run)
+            shutil.rmtree(state / "chunks", ignore_errors=True)
+            return write_result(run, out, held_out)
+
+
+def _check_output(out: Path, base: Path, options: Options) -> None:
+    """UsageError where the pack would take the place of what it is made from; it is written hours later."""
+    output_target(out)
+    texts = [Source.parse(text, flag).path for flag, given in (("--data", options.data), ("--valid", options.valid))
+             for text in given]  # fmt: skip
+    inputs = [base, *([Path(options.init)] if options.init else []), *filter(None, texts)]
+    if out.exists() and out.resolve() in {path.resolve() for path in inputs}:
+        raise UsageError(f"{out} is also the input", hint="name another file with -o")
 
 
 def _device(name: str) -> str:
@@ -117,31 +143,13 @@ def _device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _open_state(state: Path, options: Options, resume: bool) -> None:
-    if state.exists() and any(state.iterdir()) and not resume:
-        raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
-    (state / "chunks").mkdir(parents=True, exist_ok=True)
-    told = json.loads(json.dumps(asdict(options)))
-    kept = state / "options.json"
-    if kept.exists():
-        before = json.loads(kept.read_text())
-        free = ("threads", "device")
-        changed = [name for name in told if told[name] != before.get(name, told[name]) and name not in free]
-        if changed:
-            raise UsageError(
-                f"the run in {state} was begun with other {', '.join(changed)}",
-                hint="repeat the command with the same options and --resume",
-            )
-    kept.write_text(json.dumps(told, indent=1))
-
-
 def _as_gguf(base: Path, state: Path, progress: Progress | None) -> Path:
     """A checkpoint folder is converted once, to F32 in the state folder."""
     if not base.is_dir():
         return base
     from ... import converters
 
-    out = state / "base-f32.gguf"
+    out = state / CONVERTED
     if not out.exists():
         converters.run(converters.plan(base, outtype="f32"), out, progress=progress)
     return out
@@ -195,7 +203,7 @@ def tune(run: Run, *, save_every: int = 10) -> None:
     curve: list[dict] = []
     n_tokens, rows = 0, run.rows(o.seed + 1)
     if path.exists():
-        before = torch.load(path, map_location="cpu")
+        before = load(path)
         tuner.load_state(before["tuner"])
         curve, n_tokens = before["curve"], before["n_tokens"]
         rows.skip(before["n_rows"])
@@ -204,9 +212,14 @@ def tune(run: Run, *, save_every: int = 10) -> None:
         seen = tuner.step([tensors_of(row) for row in batch], n_tokens / o.tune_tokens)
         n_tokens += sum(len(row.tokens) for row in batch)
         curve.append({"step": tuner.done, **{k: round(v, 5) for k, v in asdict(seen).items()}})
-        if not math.isfinite(seen.kl):
-            raise LiquidError(f"training diverged at step {tuner.done}", hint="a smaller --lr")
-        if tuner.done % save_every == 0 or n_tokens >= o.tune_tokens:
+        keeps = tuner.done % save_every == 0 or n_tokens >= o.tune_tokens
+        if not math.isfinite(seen.kl) or (keeps and not gates.is_finite()):
+            path.unlink(missing_ok=True)
+            raise LiquidError(
+                f"training diverged at step {tuner.done}",
+                hint="with --resume and a smaller --lr this stage begins anew; the ones before it are kept",
+            )
+        if keeps:
             save({"tuner": tuner.state(), "curve": curve, "n_tokens": n_tokens, "n_rows": rows.n_rows}, path)
         told = f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}"
         run.tell(min(n_tokens, o.tune_tokens), o.tune_tokens, told)
@@ -225,7 +238,7 @@ def tuned_gates(run: Run) -> tuple[Gates, list[dict]]:
     if not (run.state / "tune.pt").exists():
         return gates, []
     gates.add_updates(run.base, run.options.rank)
-    kept = torch.load(run.state / "tune.pt", map_location="cpu")
+    kept = load(run.state / "tune.pt")
     gates.load_state_dict(kept["tuner"]["gates"])
     return gates, kept["curve"]
 
@@ -243,14 +256,12 @@ def settle(run: Run) -> None:
     save({"gates": gates.state_dict()}, run.state / SETTLED)
 
 
-def write_result(run: Run, out: Path) -> dict[str, Any]:
+def write_result(run: Run, out: Path, held_out: dict[str, list[Row]]) -> dict[str, Any]:
     """Stage `pack`: what held-out text decides, the pack and its report."""
     started, o = time.time(), run.options
     gates, curve = tuned_gates(run)
-    gates.load_state_dict(torch.load(run.state / SETTLED, map_location="cpu")["gates"])
-    valid = [Source.parse(text) for text in o.valid]
-    rows = held_out_rows(valid, run.vocab, run.own, o.n_ctx, o.valid_rows) or {"data": run.rows(o.seed + 9).take(8)}
-    kinds = {name: Judge(run.network, some, min(gates.layers)) for name, some in rows.items()}
+    gates.load_state_dict(load(run.state / SETTLED)["gates"])
+    kinds = {name: Judge(run.network, rows, min(gates.layers)) for name, rows in held_out.items()}
     found, pairs = finish(gates, kinds, o.target, o.balance, run.tell)
     write_gates(
         run.base_path,
@@ -262,6 +273,7 @@ def write_result(run: Run, out: Path) -> dict[str, Any]:
         kv=o.kv,
     )
     options = asdict(o) | {name: [_named(text) for text in getattr(o, name)] for name in ("data", "valid")}
+    options = {name: value for name, value in options.items() if not (o.init and name in FROM_INIT)}
     report = {
         "options": options | {"init": Path(o.init).name},
         "base": {"file": run.base_path.name},

@@ -1,0 +1,119 @@
+"""The folder of a run's state: one run at a time, of one base, with the options that its finished stages had.
+
+Knows the names of files and options. Knows nothing of what the stages compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load says instead of unpickling
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ...errors import IntegrityError, UsageError
+from ...files import atomic_output
+from ...gguf_file import open_gguf
+from ..identity import base_identity
+from .options import Options
+
+OPTIONS, LOCK, CONVERTED = "options.json", "lock", "base-f32.gguf"
+_FREE = ("threads", "device", "valid", "valid_rows", "balance")  # how, and the last stage, which always runs anew
+_UNTIL = {  # what may still change as long as a stage has left no file
+    "local.pt": ("n_gates", "adapter_size", "epochs", "local_lr"),
+    "tune.pt": ("tune_tokens", "batch_tokens", "lr", "gate_lr", "rank"),
+}
+SETTLED = "gates.pt"
+_TAIL_BYTES = 1 << 20
+
+
+@contextmanager
+def opened(state: Path, options: Options, base: Path, resume: bool) -> Iterator[None]:
+    """The folder for this run and no other; UsageError if it holds one that is not to be resumed, or is another's."""
+    told = json.loads(json.dumps(asdict(options))) | {"base": _fingerprint(base)}
+    made = not state.exists()
+    if not resume and _left(state):
+        raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
+    state.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(state / LOCK, timeout=0):
+            _compare(state, told)
+            (state / "chunks").mkdir(exist_ok=True)
+            (state / OPTIONS).write_text(json.dumps(told, indent=1))
+            yield
+    except Timeout as error:
+        raise UsageError(f"a run is going on in {state}", hint="wait for it, or name another --state") from error
+    finally:
+        if made and not _left(state) and not (state / CONVERTED).exists():
+            _remove(state)
+
+
+def save(kept: dict, path: Path) -> None:
+    with atomic_output(path) as part:
+        torch.save(kept, part)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote; IntegrityError for a file that was cut or changed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        raise IntegrityError(f"{path} is damaged", hint=f"rm {path}, then --resume computes it anew") from error
+
+
+def _left(state: Path) -> list[Path]:
+    """What stages, or somebody else, left there."""
+    if not state.exists():
+        return []
+    chunks = [path for path in (state / "chunks").glob("*")]
+    return chunks + [path for path in state.iterdir() if path.name not in (OPTIONS, LOCK, CONVERTED, "chunks")]
+
+
+def _remove(state: Path) -> None:
+    for name in (OPTIONS, LOCK):
+        (state / name).unlink(missing_ok=True)
+    for folder in (state / "chunks", state):
+        if folder.exists():
+            folder.rmdir()
+
+
+def _compare(state: Path, told: dict[str, Any]) -> None:
+    """Refuse what the stages in the folder were not made with. A folder without any is whoever comes next's."""
+    kept = state / OPTIONS
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    if before.get("base", told["base"]) != told["base"]:
+        if _left(state):
+            raise UsageError(f"the run in {state} was begun with another base", hint="name another -o or --state")
+        (state / CONVERTED).unlink(missing_ok=True)
+    if not _left(state):
+        return
+    done = [name for name in _UNTIL if (state / name).exists() or (state / SETTLED).exists()]
+    free = {*_FREE, "base", *(option for name in _UNTIL if name not in done for option in _UNTIL[name])}
+    if changed := [name for name in told if told[name] != before.get(name, told[name]) and name not in free]:
+        raise UsageError(
+            f"the run in {state} was begun with other {', '.join(changed)}",
+            hint="repeat the command with the same options and --resume, or name another -o",
+        )
+
+
+def _fingerprint(base: Path) -> str:
+    """sha256 of what tells bases apart: a GGUF's identity; a folder's configuration and the ends of its files."""
+    digest = hashlib.sha256()
+    if not base.is_dir():
+        with open_gguf(base) as f:
+            digest.update(json.dumps(asdict(base_identity(f))).encode())
+        return digest.hexdigest()
+    for path in sorted([*base.glob("config.json"), *base.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            digest.update(f"{path.name} {size} ".encode() + file.read())
+    return digest.hexdigest()

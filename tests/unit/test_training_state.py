@@ -1,0 +1,199 @@
+"""A training run: what it refuses before it computes anything, and what it goes on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
+from liquidcli.gates.pack import read_pack
+from liquidcli.gates.training.data import Source
+from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.selftext import _drop_torn
+from liquidcli.gates.training.train import train
+from tests.gate_packs import write_base
+from tests.gguf_bytes import f32, llama
+
+
+def rows_file(path: Path, n: int = 40, length: int = 50) -> str:
+    rng = np.random.default_rng(len(path.name))
+    path.write_text("\n".join(json.dumps({"tokens": rng.integers(0, 16, length).tolist()}) for _ in range(n)))
+    return str(path)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    return Options(
+        data=(rows_file(tmp_path / "a.jsonl"),), target=0.8, n_gates=1, adapter_size=32, harvest_tokens=128, epochs=1,
+        tune_tokens=64, batch_tokens=32, n_ctx=32, threads=1, always_run_tokens=2, layers=(1, 2), balance=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_base(tmp_path / "base.gguf")
+
+
+def stopped_at(what: str):
+    def progress(done: int, total: int, said: str) -> None:
+        if what in said:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def stop_at(what: str, base: Path, out: Path, options: Options) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(base, out, options, progress=stopped_at(what))
+
+
+@pytest.mark.parametrize("which", ["base", "data", "valid"])
+def test_a_pack_never_takes_the_place_of_what_it_is_made_from(tmp_path, base, options, which):
+    valid = rows_file(tmp_path / "v.jsonl")
+    out = {"base": base, "data": Path(options.data[0]), "valid": Path(valid)}[which]
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match="also the input"):
+        train(base, out, replace(options, valid=(valid,)))
+    assert out.read_bytes() == before and not Path(f"{out}.state").exists()
+
+
+def test_a_run_belongs_to_its_base(tmp_path, base, options):
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    tuned = llama(4)
+    tuned.tensors["blk.1.attn_norm.weight"] = f32(32, seed=99)
+    other = tuned.write(tmp_path / "other.gguf")
+    with pytest.raises(UsageError, match="another base"):
+        train(other, tmp_path / "p.gguf", options, resume=True)
+    train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_wrong_words_leave_nothing_behind(tmp_path, base, options):
+    out = tmp_path / "p.gguf"
+    wrong: list[tuple[type[LiquidError], Path, dict[str, Any]]] = [
+        (NotFoundError, tmp_path / "none.gguf", {}),
+        (NotFoundError, base, {"data": (str(tmp_path / "none.txt"),)}),
+        (NotFoundError, base, {"valid": (str(tmp_path / "none.txt"),)}),
+        (UsageError, base, {"layers": (1, 9)}),
+        (UsageError, base, {"rank": 1000}),
+    ]
+    for kind, model, words in wrong:
+        with pytest.raises(kind):
+            train(model, out, replace(options, **words))
+        assert not (tmp_path / "p.gguf.state").exists()
+    train(base, out, options)
+
+
+def test_held_out_text_may_change_and_is_looked_at_first(tmp_path, base, options):
+    short = tmp_path / "short.jsonl"
+    short.write_text(json.dumps({"tokens": [1, 2, 3]}))
+    said: list[str] = []
+    with pytest.raises(UsageError, match=r"--valid .*short\.jsonl holds no row"):
+        train(base, tmp_path / "p.gguf", replace(options, valid=(str(short),)), progress=lambda *a: said.append(a[2]))
+    assert not said
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    valid = (rows_file(tmp_path / "v.jsonl"),)
+    report = train(base, tmp_path / "p.gguf", replace(options, valid=valid, valid_rows=3), resume=True)
+    assert list(report["held_out"]) == ["v.jsonl"]
+
+
+def test_files_of_the_same_name_are_two_kinds(tmp_path, base, options):
+    folders = [tmp_path / name for name in "xy"]
+    for folder in folders:
+        folder.mkdir()
+    valid = tuple(rows_file(folder / "held.jsonl") for folder in folders)
+    report = train(base, tmp_path / "p.gguf", replace(options, valid=valid))
+    assert set(report["held_out"]) == set(valid)
+
+
+def test_a_stage_that_diverged_begins_anew_with_another_rate(tmp_path, base, options):
+    out = tmp_path / "p.gguf"
+    with pytest.raises(LiquidError, match="diverged") as error:
+        train(base, out, replace(options, lr=1e30))
+    assert "--resume" in error.value.hint and not out.exists()
+    with pytest.raises(UsageError, match="other target"):
+        train(base, out, replace(options, target=0.9), resume=True)
+    train(base, out, options, resume=True)
+    assert all(np.isfinite(tensor).all() for tensor in read_pack(out).tensors.values())
+
+
+def test_one_run_at_a_time(tmp_path, base, options):
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    with FileLock(tmp_path / "p.gguf.state" / "lock"), pytest.raises(UsageError, match="going on"):
+        train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_damage_is_named(tmp_path, base, options):
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    local = tmp_path / "p.gguf.state" / "local.pt"
+    whole = local.read_bytes()
+    local.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IntegrityError, match=r"local\.pt is damaged"):
+        train(base, tmp_path / "p.gguf", options, resume=True)
+    local.unlink()
+    train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_half_a_record_is_dropped(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"tokens": [1]}\n{"tokens": [2, 3')
+    _drop_torn(path)
+    assert path.read_text() == '{"tokens": [1]}\n'
+    path.write_text('{"tok')
+    _drop_torn(path)
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"epochs": 0}, {"harvest_tokens": -5}, {"tune_tokens": -300}, {"lr": float("nan")}, {"lr": -1.0}, {"lr": 0.0},
+     {"gate_lr": -1.0}, {"always_run_tokens": 32}, {"always_run_tokens": -1}, {"seed": -1}, {"rank": -1},
+     {"init": "pack.gguf"}],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused(options, words):
+    with pytest.raises(UsageError):
+        replace(options, **words).check()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["no json", "[1, 2]", '{"question": "q"}', '{"question": "q", "answer": 4}', '{"tokens": [1, "2"]}',
+     '{"tokens": [-1, 2]}', '{"tokens": [1, 2], "n_prompt": "x"}', '{"tokens": 5}'],
+)  # fmt: skip
+def test_lines_that_are_no_records_are_named(tmp_path, base, options, line):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"tokens": [1] * 40}) + f"\n\n{line}\n")
+    with pytest.raises(UsageError, match=r"bad\.jsonl, line 3"):
+        train(base, tmp_path / "p.gguf", replace(options, data=(str(path),)))
+
+
+def test_ids_of_another_vocabulary_are_refused(tmp_path, base, options):
+    path = tmp_path / "big.jsonl"
+    path.write_text(json.dumps({"tokens": [1, 2, 3, 900] * 10}))
+    with pytest.raises(UsageError, match="vocabulary of 16"):
+        train(base, tmp_path / "p.gguf", replace(options, data=(str(path),)))
+
+
+@pytest.mark.parametrize("text", ["self:0", "{}:lines=0.5", "{}:lines=0", "{}:share=0", "{}:share=-1", "{}:lines"])
+def test_amounts_of_text_are_numbers_above_zero(tmp_path, text):
+    with pytest.raises(UsageError):
+        Source.parse(text.format(rows_file(tmp_path / "a.jsonl")))
+
+
+@pytest.mark.parametrize("text", ["{}:share=0.5", "self:100"])
+def test_held_out_text_has_no_share(tmp_path, text):
+    with pytest.raises(UsageError, match="--valid"):
+        Source.parse(text.format(rows_file(tmp_path / "a.jsonl")), "--valid")
+
+
+def test_a_pack_is_no_base(tmp_path, base, options):
+    train(base, tmp_path / "p.gguf", options)
+    with pytest.raises(LiquidError) as error:
+        train(tmp_path / "p.gguf", tmp_path / "q.gguf", options)
+    assert not (tmp_path / "q.gguf.state").exists() and "p.gguf" in str(error.value)
