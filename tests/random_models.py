@@ -11,8 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from gguf import GGUFValueType
 from random_model import set_biases, write_model
 from shapes import SHAPES, Gates
+
+from liquidcli.gates import container
+from liquidcli.gguf_file import open_gguf
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TEXT = Path(__file__).parent / "data/lincoln.txt"
@@ -22,6 +26,21 @@ GATED = (4, 5, 6, 7)
 def gated(folder: Path, shape: str = "tiny", **gates: object) -> Path:
     path = write_model(folder / f"{shape}-gated.gguf", SHAPES[shape], gates=Gates(GATED, **{"adapter": 32, **gates}))
     set_biases(path, {4: 100.0, 5: -100.0, 6: 0.0, 7: 0.0})
+    return path
+
+
+def calibrated(folder: Path, gated: Path, thresholds: tuple[float, ...], shares: tuple[float, ...]) -> Path:
+    """The same model with a depth calibration."""
+    path = folder / f"{gated.stem}-calibrated.gguf"
+    with open_gguf(gated) as f, path.open("wb") as file:
+        keys = {key: f.raw_value(key) for key in f.metadata}
+        for name, values in (("threshold", thresholds), ("executed_fraction", shares)):
+            keys[f"liquid.depth.calibration.{name}"] = container.array(GGUFValueType.FLOAT32, values)
+        tensors = [
+            container.Tensor(name, info.shape, info.type, info.size_bytes, lambda name=name: f.raw(name))
+            for name, info in f.tensors.items()
+        ]
+        container.write(file, keys, tensors, f.alignment)
     return path
 
 

@@ -85,7 +85,7 @@ def bench(
         "flash_attn": flash_attn.split(","),
     }
     text = _text(file)
-    path = locate(model, gates, offline=offline)
+    path = locate(model, gates, offline=offline, depths=policies)
     records: list[dict[str, Any]] = []
     for chosen in itertools.product(*settings.values()):
         one = dict(zip(settings, chosen, strict=True))

@@ -82,7 +82,7 @@ def compare(
     policy, text = DepthPolicy.parse(depth), read_text(file or BUNDLED_TEXT, "compare")
     together = _numbers(n_parallel)
     asked = _asked(answers, prompts)
-    paths = [locate(name, None, offline=offline) for name in models]
+    paths = [locate(name, None, offline=offline, depths=[policy]) for name in models]
     plans = _plans(paths, types, imatrix, allow_requantize)
     against = locate(base, offline=offline) if base else paths[0] if len(paths) + len(plans) > 1 else None
     settings = {"n_threads": n_threads}

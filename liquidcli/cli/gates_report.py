@@ -53,7 +53,7 @@ def report(
     kinds, asked, puzzles = _texts(texts or []), _prompts(prompts)[:n_prompts], _questions(questions, n_questions)
     if n_predict > _CTX_SEQ // 2:
         raise UsageError(f"-n {n_predict}: at most {_CTX_SEQ // 2} tokens were expected")
-    path = locate(ref, gates, offline=offline)
+    path = locate(ref, gates, offline=offline, depths=[policy])
     with Engine.load(path, n_ctx=_N_SEQ * _CTX_SEQ, n_seq=_N_SEQ, kv_unified=False, n_threads=n_threads) as engine:
         if not engine.info.gates:
             raise UsageError(f"{path} has no gates, so every layer always runs", hint="--gates PACK gives it some")

@@ -75,7 +75,7 @@ def imatrix(
     about: dict[str, Any] = {"in_files": list(map(str, in_file or ()))}
     if file or not in_file:
         text = read_text(file, "imatrix")
-        path = locate(model, gates, offline=offline)
+        path = locate(model, gates, offline=offline, depths=[policy])
         _check_apart(output, [path, *([file] if file else [])])
         about |= _count(
             path, text, policy, sums, (n_ctx, n_chunks, n_batch), process_output=process_output,

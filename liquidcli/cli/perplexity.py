@@ -90,7 +90,7 @@ def perplexity(
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,
     }  # fmt: skip
-    path = locate(model, gates, offline=offline)
+    path = locate(model, gates, offline=offline, depths=policies)
     _warn_untrained(path, n_ctx)
     if hellaswag:
         results = _hellaswag(path, text, policies, n_tasks, n_ctx, settings)

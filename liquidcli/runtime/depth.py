@@ -19,6 +19,7 @@ _WORDS = "auto, full, NN% (a share of the layers) or tau=0.NN (a gate threshold,
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TAU = re.compile(r"tau\s*=\s*(\d*\.?\d+)")
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+_ROUNDED = 5e-4  # a share as people write it, with a tenth of a percent
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,26 @@ class DepthPolicy:
         notes = [self._clamped(calibration), _untrained(threshold, trained_at, scaled)]
         return DepthSetting("threshold", threshold, "; ".join(filter(None, notes)))
 
+    def resolve_for(self, metadata: Mapping[str, Any]) -> DepthSetting:
+        """For a model that is not loaded, by the keys of its file."""
+        keys = {key.removeprefix("liquid.depth."): value for key, value in metadata.items()}
+        spans = keys.get("gate_span")
+        return self.resolve(
+            Calibration.from_metadata(metadata),
+            gated=isinstance(spans, list) and any(spans),
+            trained_at=keys.get("threshold", 0.5),
+            scaled=bool(keys.get("ffn_scaled_by_gate") or keys.get("adapter_scaled_by_gate")),
+        )
+
     def _clamped(self, calibration: Calibration) -> str:
         low, high = calibration.span
-        if low <= self.value <= high:
+        if low - _ROUNDED <= self.value <= high + _ROUNDED:
             return ""
-        nearest = low if self.value < low else high
-        return f"the calibration of this model covers {low:.0%} to {high:.0%} of its layers: {nearest:.0%} is used"
+        least, most, nearest = (f"{100 * share:.3g}%" for share in (low, high, low if self.value < low else high))
+        return (
+            f"a depth of {self.text} is out of reach: by its calibration, this model runs {least} to {most} of its "
+            f"layers; {nearest} is used"
+        )
 
     def __str__(self) -> str:
         return self.text

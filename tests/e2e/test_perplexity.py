@@ -132,3 +132,15 @@ def test_what_was_measured_is_printed_before_it_is_drawn(liquid, models, tmp_pat
     assert broken.returncode == 1 and "hint: pip install 'liquid-depth[plot]'" in broken.stderr
     assert [row["depth"]["mode"] for row in json.loads(broken.stdout)] == ["auto", "auto", "tau=0.6"]
     assert liquid(*args).returncode == 0 and (tmp_path / "curve.png").exists()
+
+
+def test_depths_out_of_reach_are_told_once_each_and_not_when_quiet(liquid, models, tmp_path):
+    path = random_models.calibrated(tmp_path, models["gated"], (0.2, 0.8), (0.9, 0.61))
+    args = ("perplexity", "-m", path, *TEXT, *QUICK, "--depth", "full,30%,70%,20%")
+    told = [line for line in liquid(*args, "--json").stderr.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 2 and "30% is out of reach" in told[0] and "20% is out of reach" in told[1]
+    assert "61% to 90%" in told[0]
+    assert liquid(*args, "-q").stderr == ""
+    bench = ("bench", "-m", path, "-p", "8", "-n", "0", "-r", "1", "-t", "1,1", "--depth", "30%")
+    assert liquid(*bench).stderr.count("30% is out of reach") == 1
+    failed(liquid("bench", "-m", models["stock"], "-p", "8", "-n", "0", "--depth", "30%"), 2, "no gates")

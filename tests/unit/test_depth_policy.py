@@ -53,7 +53,25 @@ def test_a_share_is_interpolated_between_measured_pairs(share: int, tau: float) 
 def test_a_share_outside_is_clamped_and_says_so(share: int, tau: float) -> None:
     setting = DepthPolicy.parse(f"{share}%").resolve(CALIBRATION)
     assert setting.threshold == pytest.approx(tau)
-    assert "40% to 90%" in setting.note
+    assert f"{share}% is out of reach" in setting.note and "40% to 90%" in setting.note
+
+
+def test_what_is_reached_at_least_is_told_to_a_tenth_and_taken_as_told():
+    calibration = Calibration((0.2, 0.9), (0.99962, 0.43678))
+    assert "runs 43.7% to 100% of its layers; 43.7% is used" in DepthPolicy.parse("30%").resolve(calibration).note
+    for told in ("43.7%", "100%"):
+        assert DepthPolicy.parse(told).resolve(calibration).note == ""
+
+
+def test_a_file_s_keys_tell_what_becomes_of_a_depth_before_it_is_loaded():
+    keys = {"gate_span": [0, 1], "threshold": 0.5, "ffn_scaled_by_gate": True}
+    keys |= {"calibration.threshold": [0.2, 0.5], "calibration.executed_fraction": [0.9, 0.6]}
+    metadata = {f"liquid.depth.{name}": value for name, value in keys.items()}
+    setting = DepthPolicy.parse("30%").resolve_for(metadata)
+    assert setting.threshold == 0.5 and "60% is used" in setting.note and "untrained" not in setting.note
+    assert "untrained" in DepthPolicy.parse("90%").resolve_for(metadata).note
+    with pytest.raises(UsageError, match="no gates"):
+        DepthPolicy.parse("30%").resolve_for({"general.architecture": "llama"})
 
 
 def test_calibration_of_one_pair_and_of_equal_fractions() -> None:
