@@ -6,9 +6,11 @@ than by their identity.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +27,7 @@ from . import container
 from .identity import Identity
 
 BASE_PREFIX = "depth_gates.base."
+TENSORS_SHA256 = "depth_gates.tensors_sha256"  # of their bytes, in the file's order; packs written before have none
 DEPTH = "depth."
 SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
 _GATE_PARTS = ("", "_enc", "_norm", "_dec")  # after a gate's stem
@@ -98,6 +101,7 @@ def write_pack(path: Path, pack: Pack) -> None:
         keys[BASE_PREFIX + name] = container.value(kind, content)
     keys |= pack.depth.keys()
     tensors = [_tensor(name, content) for name, content in pack.tensors.items()]
+    keys[TENSORS_SHA256] = container.value(V.STRING, _sha256(tensor.data() for tensor in tensors))
     with atomic_output(path, container.size_bytes(keys, tensors)) as part, part.open("wb") as file:
         container.write(file, keys, tensors)
 
@@ -106,6 +110,13 @@ def _tensor(name: str, content: np.ndarray) -> container.Tensor:
     halved = any(part in name for part in (*SKIP_TENSORS, ".lora_"))
     data = np.ascontiguousarray(content, np.float16 if halved else np.float32)
     return container.Tensor(name, content.shape[::-1], T.F16 if halved else T.F32, data.nbytes, lambda: data)
+
+
+def _sha256(tensors: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for data in tensors:
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def read_pack(path: Path | str) -> Pack:
@@ -119,10 +130,17 @@ def read_pack(path: Path | str) -> Pack:
                 hint="liquid gates show PACK tells what a pack holds",
             )
         depth = read_depth(f, n_layer=_base_number(f, "block_count"))
+        _check_bytes(f)
         tensors = {name: np.array(f.array(name)) for name in f.tensors}
         pack = Pack(_read_identity(f), depth, tensors, str(f.metadata.get("general.name", "")), path)
     check_pack(pack, path)
     return pack
+
+
+def _check_bytes(f: GGUFFile) -> None:
+    told = f.metadata.get(TENSORS_SHA256)
+    if told is not None and told != _sha256(f.raw(name) for name in f.tensors):
+        _fail(f.path, "its tensors are not those that were written: their sha256 differs from the one it holds")
 
 
 def _base_number(f: GGUFFile, name: str) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
+from liquidcli import gates
 from liquidcli.errors import IntegrityError
 from liquidcli.gates.apply import apply_pack
 from liquidcli.gates.identity import base_identity, bf16_bytes
@@ -44,6 +47,38 @@ def test_gates_are_f32_and_adapters_f16(tmp_path, base):
     with open_gguf(write_tiny_pack(tmp_path / "p.gguf", base)) as f:
         kinds = {name.split(".")[2]: info.type for name, info in f.tensors.items()}
     assert kinds == {"depth_gate": T.F32, "depth_skip_gate": T.F16, "depth_skip_up": T.F16, "depth_skip_down": T.F16}
+
+
+@pytest.mark.parametrize("tensor", ["blk.1.depth_skip_down.weight", "blk.2.depth_gate.bias"])
+def test_a_flipped_bit_is_seen_and_a_pack_without_a_checksum_is_taken(tmp_path, base, tensor):
+    path = write_tiny_pack(tmp_path / "p.gguf", base)
+    with open_gguf(path) as f:
+        at = f.tensor(tensor).offset
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1  # a number a little off: no shape, no norm and no NaN tells
+    path.write_bytes(raw)
+    for read in (read_pack, describe_gates, lambda pack: apply_pack(base, pack, tmp_path / "m.gguf")):
+        with pytest.raises(IntegrityError, match="sha256 differs"):
+            read(path)
+    assert not (tmp_path / "m.gguf").exists()
+    path.write_bytes(raw.replace(b"depth_gates.tensors_sha256", b"depth_gates.tensors_______"))
+    assert read_pack(path).base == identity(base)
+
+
+def test_the_checksum_is_over_the_bytes_of_the_tensors_in_order(tmp_path, base):
+    with open_gguf(write_tiny_pack(tmp_path / "p.gguf", base)) as f:
+        whole = b"".join(f.raw(name).tobytes() for name in f.tensors)
+        assert f.metadata["depth_gates.tensors_sha256"] == hashlib.sha256(whole).hexdigest()
+        assert len(whole) == sum(info.size_bytes for info in f.tensors.values())
+
+
+def test_packs_that_come_with_the_package_hold_their_checksum():
+    packs = list((Path(gates.__file__).parent / "packs").glob("*.gguf"))
+    assert packs
+    for path in packs:
+        with open_gguf(path) as f:
+            assert "depth_gates.tensors_sha256" in f.metadata
+        read_pack(path)
 
 
 def test_bf16_rounds_to_nearest_even():
