@@ -115,7 +115,7 @@ def _tensor(name: str, content: np.ndarray) -> container.Tensor:
 def _sha256(tensors: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for data in tensors:
-        digest.update(data)
+        digest.update(data.data)
     return digest.hexdigest()
 
 
