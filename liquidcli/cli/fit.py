@@ -37,6 +37,9 @@ def fit(
     model = resolve_model(ref, gates=gates, offline=True)
     with open_gguf(model.path) as f:
         told = estimate(f, n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v, depth=policy)
+        note = policy.resolve_for(f.metadata).note
+    if note:
+        out.warn(note)
     result = {"model": str(model.path), **told}
     if json:
         out.json(result)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..gguf_file import GGUFFile, check_loadable
-from .depth import Calibration, DepthPolicy
+from .depth import DepthPolicy
 from .info import DEFAULT_CTX, trained_context
 from .kv_share import expected_share, kept_share
 from .machine import available_bytes, memory_need
@@ -29,8 +29,8 @@ def estimate(
     Where skipped layers drop K and V, `kv_bytes` is what the calibration leads to expect at this depth.
     """
     depth = depth or DepthPolicy()
-    depth.resolve(Calibration.from_metadata(f.metadata), gated=any(f.metadata.get("liquid.depth.gate_span", ())))
     check_loadable(f, need_tokenizer=False)
+    depth.resolve_for(f.metadata)
     trained, available = trained_context(f.metadata), available_bytes()
     n_ctx = n_ctx or min(trained, DEFAULT_CTX)
     share, tensors = kept_share(f.metadata, depth), tuple(f.tensors.values())

@@ -47,4 +47,7 @@ def test_what_skips_may_drop_keys_and_values(tmp_path: Path) -> None:
         0.625, full["kv_bytes_full"] / 2, unknown["kv_bytes"],
     )  # fmt: skip
     assert auto["kv_bytes_full"] == full["kv_bytes_full"] and "62% of the layers" in liquid("fit", path).stdout
+    assert "out of reach" in liquid("fit", path, "--depth", "30%").stderr
     failed(liquid("fit", gguf_bytes.llama().write(tmp_path / "l.gguf"), "--depth", "50%"), 2, "no gates")
+    model.keys["liquid.depth.gate_span"] = (gguf_bytes.UINT32, 1)
+    failed(liquid("fit", model.write(tmp_path / "odd.gguf"), "--depth", "50%"), 6, "gate_span")
