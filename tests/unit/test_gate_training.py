@@ -282,7 +282,9 @@ def test_sources_say_what_is_wrong_with_them(tmp_path):
     path = write_tokens(tmp_path / "a.jsonl")
     assert Source.parse(f"{path}:spaced:lines=7:share=0.25") == Source(path, spaced=True, lines=7, share=0.25)
     assert Source.parse("self:5000").n_tokens == 5000
-    for text, kind in ((f"{path}:loud", UsageError), ("self", UsageError), (str(tmp_path / "no.txt"), NotFoundError)):
+    (tmp_path / "prose.txt").write_text("prose")
+    wrong = (f"{path}:loud", "self", f"{tmp_path / 'prose.txt'}:chat")
+    for text, kind in [(str(tmp_path / "no.txt"), NotFoundError), *((text, UsageError) for text in wrong)]:
         with pytest.raises(kind):
             Source.parse(text)
 

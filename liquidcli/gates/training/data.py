@@ -80,7 +80,10 @@ class Source:
             return cls(None, n_tokens=int(options[0]), **_fields(flag, text, options[1:], {"greedy", "share"}))
         if not Path(head).is_file():
             raise NotFoundError(f"{flag} {text}: there is no file {head}")
-        return cls(Path(head), **_fields(flag, text, options, allowed - {"greedy"}))
+        source = cls(Path(head), **_fields(flag, text, options, allowed - {"greedy"}))
+        if source.chat and not source.holds_rows:
+            raise UsageError(f"{flag} {text}: chats are questions and answers, in a .jsonl file")
+        return source
 
     @property
     def name(self) -> str:
