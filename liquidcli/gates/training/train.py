@@ -21,7 +21,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class Run:
     state: Path
     options: Options
     progress: Progress | None = None
-    report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         o = self.options
