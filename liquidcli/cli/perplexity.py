@@ -84,8 +84,10 @@ def perplexity(
     out.configure(json=json, quiet=quiet)
     policies = [DepthPolicy.parse(word) for word in depth.split(",")]
     text = read_text(file, "perplexity")
+    if plot and hellaswag:
+        raise UsageError("--plot draws perplexity, which --hellaswag does not measure", hint="one or the other")
     if plot:
-        check_curve(plot, 0 if hellaswag else len(policies))
+        check_curve(plot, len(policies))
     settings = {
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,

@@ -78,6 +78,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(liquid, models, tmp_
     failed(liquid(*model, "-f", random_models.TEXT, "--hellaswag"), 2, "six lines")
     (tmp_path / "one.txt").write_text("one\n")
     failed(liquid(*model, "-f", "one.txt", "--hellaswag"), 2, "this one has 1 line\n", "the right ending")
+    failed(liquid(*model, "-f", "one.txt", "--hellaswag", "--plot", "a.png"), 2, "--plot draws perplexity")
     other = random_models.other_vocabulary(tmp_path)
     failed(liquid(*model, *TEXT, *QUICK, "--base", other), 2, "vocabulary")
     (tmp_path / "empty.txt").write_text("")
