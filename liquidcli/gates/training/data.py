@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import NotFoundError, UsageError
 from ...text_file import read_text
@@ -43,15 +43,16 @@ class Row:
 _COUNT = re.compile(r"0*[1-9]\d{0,11}")
 
 
-def _yes(_: str) -> bool:
-    return True
+class _Value(NamedTuple):
+    """An option of a source that has a value, above 0."""
+
+    pattern: re.Pattern[str]
+    example: str
+    read: Callable[[str], Any]
 
 
-_READERS: dict[str, Callable[[str], Any]] = {
-    "spaced": _yes, "chat": _yes, "greedy": _yes, "lines": int, "share": float,
-}  # fmt: skip
-_VALUES = {"lines": _COUNT, "share": re.compile(r"\d+(\.\d+)?"), "spaced": None, "chat": None, "greedy": None}
-_EXAMPLES = {"lines": "N", "share": "X"}
+_VALUES = {"lines": _Value(_COUNT, "N", int), "share": _Value(re.compile(r"\d+(\.\d+)?"), "X", float)}
+_FLAGS = ("spaced", "chat", "greedy")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Source:
         """UsageError or NotFoundError in the name of `flag`; held-out text has no shares and is no text of the base's
         own, a tenth of which is held out anyway."""
         head, *options = text.split(":")
-        allowed = set(_READERS) - ({"share"} if flag == "--valid" else set())
+        allowed = {*_FLAGS, *_VALUES} - ({"share"} if flag == "--valid" else set())
         if head == "self":
             if flag == "--valid":
                 raise UsageError(f"--valid {text}: a file was expected; a tenth of --data self:N is held out by itself")
@@ -104,10 +105,10 @@ def _fields(flag: str, text: str, options: list[str], allowed: set[str]) -> dict
     for option in options:
         name, _, value = option.partition("=")
         wanted = _VALUES.get(name)
-        if name not in allowed or (wanted and not (wanted.fullmatch(value) and float(value))):
-            words = ", ".join(sorted(f"{word}={_EXAMPLES[word]}" if word in _EXAMPLES else word for word in allowed))
-            raise UsageError(f"{flag} {text}: {option!r} is none of {words}")
-        fields[name] = _READERS[name](value)
+        if name not in allowed or (wanted and not (wanted.pattern.fullmatch(value) and float(value))):
+            words = sorted(f"{word}={_VALUES[word].example}" if word in _VALUES else word for word in allowed)
+            raise UsageError(f"{flag} {text}: {option!r} is none of {', '.join(words)}")
+        fields[name] = wanted.read(value) if wanted else True
     return fields
 
 
