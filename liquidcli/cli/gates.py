@@ -67,6 +67,10 @@ Batch = Annotated[int | None, _trained("batch_tokens", "N", "Tokens of one step 
 Lr = Annotated[float | None, _trained("lr", "X", "Learning rate of the end-to-end stage.")]
 GateLr = Annotated[float | None, _trained("gate_lr", "X", "The gates' in that stage; 0: only adapters are trained.")]
 Device = Annotated[str | None, _trained("device", "auto|cpu|cuda", "Where PyTorch computes.")]
+_PRECISION = "Of that stage's matrix products; gates, norms and the head are float32."
+Precision = Annotated[str | None, _trained("precision", "float32|bfloat16", _PRECISION)]
+_SAMPLE = "In that stage the loss sees the texts' words and N others, drawn for each step; 0: the whole vocabulary."
+VocabSample = Annotated[int | None, _trained("vocab_sample", "N", _SAMPLE, min=0)]
 Seed = Annotated[int | None, _trained("seed", "N", "Seed of text, sampling and order.", "-s", min=0)]
 Threads = Annotated[int | None, option("-t", "--threads", metavar="N", min=1, help="Threads to use. Default: 2.")]
 State = Annotated[
@@ -134,8 +138,8 @@ def train(
     n_gates: NGates = None, adapter_size: AdapterSize = None, kv: Kv = None, span: Span = None, scope: Scope = None,
     rank: Rank = None, always_run_tokens: AlwaysRun = None, harvest_tokens: Harvest = None, epochs: Epochs = None,
     tune_tokens: Tune = None, batch_tokens: Batch = None, lr: Lr = None, gate_lr: GateLr = None, seed: Seed = None,
-    threads: Threads = None, device: Device = None, init: Init = None, valid_rows: ValidRows = None,
-    balance: Balance = None,
+    precision: Precision = None, vocab_sample: VocabSample = None, threads: Threads = None, device: Device = None,
+    init: Init = None, valid_rows: ValidRows = None, balance: Balance = None,
     state: State = None, resume: Resume = False, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train gates and adapters for BASE and write them as a pack.
@@ -152,7 +156,7 @@ def train(
         "scope": scope, "rank": rank, "always_run_tokens": always_run_tokens, "harvest_tokens": harvest_tokens,
         "epochs": epochs, "tune_tokens": tune_tokens, "batch_tokens": batch_tokens, "lr": lr, "gate_lr": gate_lr,
         "seed": seed, "threads": threads, "device": device, "init": str(init) if init else None,
-        "valid_rows": valid_rows, "balance": balance,
+        "valid_rows": valid_rows, "balance": balance, "precision": precision, "vocab_sample": vocab_sample,
     }  # fmt: skip
     options = Options(**{name: value for name, value in given.items() if value is not None})
     try:

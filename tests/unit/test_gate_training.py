@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -325,7 +326,9 @@ def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
     assert len(report["curve"]) == 4 and told and json.loads((tmp_path / "p.gguf.json").read_text()) == report
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options):
+@pytest.mark.parametrize("vocab_sample", [0, 8])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options, vocab_sample):
+    options = replace(options, vocab_sample=vocab_sample)
     base = write_base(tmp_path / "base.gguf")
     train(base, tmp_path / "whole.gguf", options)
 
@@ -390,9 +393,48 @@ def test_a_step_weighs_predictions_alike(tmp_path):
     torch.testing.assert_close(stepped(pair), stepped([(tokens, counts)]))
 
 
+def test_a_sampled_vocabulary_has_the_sum_and_the_gradient_of_the_whole_in_the_mean():
+    torch.manual_seed(3)
+    head, student, teacher = torch.randn(400, 8), torch.randn(5, 8), torch.randn(5, 8)
+    known, mask, generator = list(range(0, 60, 2)), torch.ones(5), torch.Generator().manual_seed(1)
+    kl, grad = losses.distil(student, teacher, head, mask)
+    every = losses.SampledHead(head, known, 1000).draw(generator)
+    whole = losses.distil(student, teacher, every[0], mask, every[1])
+    assert len(every[0]) == len(head) and not every[1].any()
+    torch.testing.assert_close(whole, (kl, grad), rtol=1e-4, atol=1e-5)
+
+    sampled = losses.SampledHead(head, known, 200)
+    drawn = [sampled.draw(generator) for _ in range(300)]
+    assert all(len(part) == len(known) + 200 and torch.equal(part[: len(known)], head[known]) for part, _ in drawn)
+    sums = torch.stack([(student @ part.T + added).logsumexp(-1).exp() for part, added in drawn])
+    torch.testing.assert_close(sums.mean(0), (student @ head.T).logsumexp(-1).exp(), rtol=0.05, atol=0)
+    mean = torch.stack([losses.distil(student, teacher, part, mask, added)[1] for part, added in drawn]).mean(0)
+    assert float(torch.cosine_similarity(mean.flatten(), grad.flatten(), 0)) > 0.99
+
+
+def test_sixteen_bits_move_gradients_little(tmp_path):
+    network = Network(load_base(write_base(tmp_path / "base.gguf")), always_run_tokens=0, n_ctx=64)
+    tokens = torch.randint(0, len(network.base.embed), (1, 64), generator=torch.Generator().manual_seed(7))
+
+    def stepped(precision: str) -> tuple[Gates, Any]:
+        gates = Gates([1, 2], network.shape.n_embd, 32, seed=2)
+        with torch.no_grad():
+            gates.bias.copy_(torch.tensor([-2.0, 2.0]))  # the first skips, the second runs, whatever is rounded
+        return gates, Tuner(network, gates, 1e-3, 1e-3, jitter=0.0, precision=precision).step(
+            [(tokens, torch.ones(1, 64))], 0.0
+        )
+
+    (exact, wide), (rounded, narrow) = stepped("float32"), stepped("bfloat16")
+    assert narrow.executed_fraction == wide.executed_fraction == 1 - 1 / network.shape.n_layer
+    assert narrow.kl == pytest.approx(wide.kl, rel=0.1) and narrow.kl != wide.kl
+    for name in ("skip_down", "weight"):
+        a, b = (getattr(gates, name).grad.flatten() for gates in (exact, rounded))
+        assert a.dtype == b.dtype == torch.float32 and float(torch.cosine_similarity(a, b, 0)) > 0.8
+
+
 def test_what_cannot_be_trained_is_said():
-    halves = {"span": 2, "scope": "ffn"}
-    for wrong in ({"kv": "keep"}, {"span": 0}, {"scope": "head"}, {"target": 1.0}, {"adapter_size": 20}, halves):
+    words = ({"kv": "keep"}, {"scope": "head"}, {"precision": "float16"})
+    for wrong in (*words, {"span": 0}, {"target": 1.0}, {"adapter_size": 20}, {"span": 2, "scope": "ffn"}):
         with pytest.raises(UsageError):
             Options(**wrong).check()
     with pytest.raises(UsageError, match="tune-tokens"):

@@ -224,6 +224,11 @@ class Rows:
             self.rng.shuffle(order)
             yield from (Row(found[i].tokens[: self.n_ctx], found[i].n_prompt) for i in order)
 
+    def words(self) -> list[int]:
+        """Every token that the rows may hold."""
+        documents = (row.tokens for found in self.documents for row in found)
+        return sorted(set().union(*documents, *self.heads))
+
     def take(self, n: int) -> list[Row]:
         """The next `n` rows."""
         self.n_rows += n

@@ -18,7 +18,7 @@ SMALLEST_WEIGHT_SUM = 6.103515625e-5  # the smallest normal number of F16, as ll
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:  # ref: x / sqrt(mean(x^2) + eps) * weight
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, eps)
 
 
 def rope_table(n: int, shape: BaseShape, windowed: bool = False) -> Rope:  # cos, sin: [n, head_dim/2]

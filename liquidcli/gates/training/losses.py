@@ -6,7 +6,8 @@ Knows the head and probabilities. Knows nothing of gates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,14 +25,40 @@ def _parts(n_rows: int, head: Tensor) -> Iterator[slice]:
     return (slice(i, i + step) for i in range(0, n_rows, step))
 
 
-def distil(student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(KL(teacher || student) per row, gradient of its mean over `mask`) from normed states [N, n_embd]."""
+class SampledHead:
+    """A large head, a part of it at a time: the words that the texts hold, and some of the others, drawn anew.
+
+    ref: sampled softmax (Jean et al. 2015, arXiv 1412.2007): each of n words drawn out of N stands for N/n of them, so
+    log(N/n) is added to its logit; the sum over the vocabulary is right in the mean.
+    """
+
+    def __init__(self, head: Tensor, known: Sequence[int], n_drawn: int) -> None:
+        others = torch.ones(len(head), dtype=torch.bool)
+        others[torch.tensor(known, dtype=torch.long)] = False
+        self.head, self.known, self.others = head, (~others).nonzero()[:, 0], others.nonzero()[:, 0]
+        self.n_drawn = min(n_drawn, len(self.others))
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(rows of the head [n, n_embd], what is added to their logits [n]); `generator` is the processor's."""
+        order = torch.randperm(len(self.others), generator=generator, device="cpu")[: self.n_drawn]
+        drawn = self.others[order.to(self.others.device)]
+        added = torch.zeros(len(self.known) + self.n_drawn)
+        if self.n_drawn:
+            added[len(self.known) :] = math.log(len(self.others) / self.n_drawn)
+        return self.head[torch.cat((self.known, drawn))], added
+
+
+def distil(
+    student: Tensor, teacher: Tensor, head: Tensor, mask: Tensor, added: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(KL(teacher || student) per row, gradient of its mean over `mask`) from normed states [N, n_embd]; `added`
+    [n_vocab]: to the logits of both."""
     grad, kl = torch.zeros_like(student), torch.zeros(len(student))
     weight = mask / mask.sum()
     with torch.no_grad():
         for part in _parts(len(student), head):
-            log_t = (teacher[part] @ head.T).log_softmax(-1)  # [chunk, n_vocab]
-            log_s = (student[part] @ head.T).log_softmax(-1)
+            log_t = (teacher[part] @ head.T + added).log_softmax(-1)  # [chunk, n_vocab]
+            log_s = (student[part] @ head.T + added).log_softmax(-1)
             p_t = log_t.exp()
             kl[part] = (p_t * log_t.sub_(log_s)).sum(-1)
             grad[part] = (log_s.exp_().sub_(p_t) * weight[part, None]) @ head

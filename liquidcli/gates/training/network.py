@@ -81,7 +81,7 @@ class Gates(nn.Module):
         return (F.silu(x @ self.skip_gate[i]) * (x @ self.skip_up[i])) @ self.skip_down[i]
 
     def logit(self, i: int, n: Tensor) -> Tensor:  # [...]
-        return n @ self.weight[i] + self.bias[i]
+        return (n * self.weight[i]).sum(-1) + self.bias[i]  # no matrix product, which may be one of 16 bits
 
     def subset(self, where: Sequence[int | GatePlace]) -> Gates:
         """The same gates and adapters, those of some places only."""

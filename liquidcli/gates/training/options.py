@@ -12,10 +12,12 @@ from ...errors import UsageError
 from ...gate_layout import KV_POLICIES, SCOPES, GatePlace
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 FROM_INIT = ("layers", "n_gates", "adapter_size", "span", "scope")  # a pack to go on from says these itself
 _AT_LEAST = {
     "valid_rows": 1, "balance": 0, "n_gates": 1, "always_run_tokens": 0, "harvest_tokens": 0, "epochs": 1,
     "tune_tokens": 0, "batch_tokens": 1, "n_ctx": 1, "seed": 0, "rank": 0,
+    "vocab_sample": 0,
 }  # fmt: skip
 
 
@@ -48,10 +50,13 @@ class Options:
     scope: str = "layer"
     rank: int = 0
     device: str = "auto"
+    precision: str = "float32"  # of the second stage's matrix products; gates, norms and the head stay float32
+    vocab_sample: int = 0  # words drawn for each step of the second stage, beside those in the texts; 0: all words
 
     def check(self) -> None:
         """UsageError for what cannot be trained."""
-        for name, allowed in (("kv", KV_POLICIES), ("scope", tuple(SCOPES)), ("device", DEVICES)):
+        words = {"kv": KV_POLICIES, "scope": tuple(SCOPES), "device": DEVICES, "precision": PRECISIONS}
+        for name, allowed in words.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"--{name} {getattr(self, name)}: one of {', '.join(allowed)} was expected")
         for name, least in _AT_LEAST.items():

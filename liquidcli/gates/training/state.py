@@ -27,7 +27,7 @@ OPTIONS, LOCK, CONVERTED = "options.json", "lock", "base-f32.gguf"
 _FREE = ("threads", "device", "valid", "valid_rows", "balance")  # how, and the last stage, which always runs anew
 _UNTIL = {  # what may still change as long as a stage has left no file
     "local.pt": ("n_gates", "adapter_size", "epochs", "local_lr"),
-    "tune.pt": ("tune_tokens", "batch_tokens", "lr", "gate_lr", "rank"),
+    "tune.pt": ("tune_tokens", "batch_tokens", "lr", "gate_lr", "rank", "precision", "vocab_sample"),
 }
 SETTLED = "gates.pt"
 _TAIL_BYTES = 1 << 20

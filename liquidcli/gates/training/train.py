@@ -34,6 +34,7 @@ from .data import Row, Rows, Source, check_ids
 from .judge import Judge
 from .local import harvest
 from .local_stage import fit_local, load_harvested, load_local, price_gates, skip_level
+from .losses import SampledHead
 from .network import Gates, Network, load_base
 from .options import FROM_INIT, Options
 from .result import finish, held_out_rows, read_gates, write_gates
@@ -198,9 +199,12 @@ def tune(run: Run, *, save_every: int = 10) -> None:
     if not (adapts or o.gate_lr or o.rank):
         return  # nothing is trained here
     gates.add_updates(run.base, o.rank, o.seed)
-    tuner = Tuner(run.network, gates, o.lr, o.gate_lr, o.target, seed=o.seed + 2)
     curve: list[dict] = []
     n_tokens, rows = 0, run.rows(o.seed + 1)
+    sampled = SampledHead(run.base.head, rows.words(), o.vocab_sample) if o.vocab_sample else None
+    tuner = Tuner(
+        run.network, gates, o.lr, o.gate_lr, o.target, seed=o.seed + 2, precision=o.precision, sampled=sampled
+    )
     if path.exists():
         before = load(path)
         tuner.load_state(before["tuner"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .losses import distil
+from .losses import SampledHead, distil
 from .network import Gates, Network
 
 PRICE_STEP = 0.2  # nats by which a step that ran everything at a target of nothing would raise the price
@@ -41,6 +41,8 @@ class Tuner:
     price: float = 1.0  # nats per unit of executed share; rises while more than the target runs, falls below it
     jitter: float = 0.7  # spread of the threshold, in logits
     seed: int = 3
+    precision: str = "float32"  # of the layers' matrix products
+    sampled: SampledHead | None = None  # the loss sees a part of the vocabulary
     done: int = 0
     optimizer: torch.optim.Adam = field(init=False)
     generator: torch.Generator = field(init=False)
@@ -65,12 +67,13 @@ class Tuner:
         shift = self.jitter * float(torch.randn((), generator=self.generator, device="cpu"))
         counted = [self._counted(counts) for _, counts in rows]
         total = max(1.0, sum(float(counts.sum()) for counts in counted))
+        head, added = self.sampled.draw(self.generator) if self.sampled else (self.network.base.head, 0.0)
         kl = executed = 0.0
         for (tokens, _), counts in zip(rows, counted, strict=True):
             part = float(counts.sum()) / total
             if not part:
                 continue
-            row_kl, row_executed = self._backward(tokens, counts, shift, part)
+            row_kl, row_executed = self._backward(tokens, counts, shift, part, head, added)
             kl, executed = kl + part * row_kl, executed + part * row_executed
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * self._factor(progress)
@@ -85,16 +88,19 @@ class Tuner:
         counts[:, : self.network.always_run_tokens] = 0
         return counts
 
-    def _backward(self, tokens: Tensor, counts: Tensor, shift: float, part: float) -> tuple[float, float]:
+    def _backward(
+        self, tokens: Tensor, counts: Tensor, shift: float, part: float, head: Tensor, added: Tensor | float
+    ) -> tuple[float, float]:
         """Gradients of `part` of the loss; (mean KL, executed share) of the row."""
         network, start = self.network, min(self.gates.layers)
-        with torch.no_grad():
-            h = network.lower(tokens, start)
-            teacher = network.final(network.full(h, start)).flatten(0, 1)
-        out, trace = network.gated(h, start, self.gates, shift)
-        student = network.final(out).flatten(0, 1)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with torch.no_grad():
+                h = network.lower(tokens, start)
+                teacher = network.final(network.full(h, start)).flatten(0, 1)
+            out, trace = network.gated(h, start, self.gates, shift)
+            student = network.final(out).flatten(0, 1)
         rows = counts.flatten().nonzero()[:, 0]
-        kl, grad = distil(student.detach()[rows], teacher[rows], network.base.head, torch.ones(len(rows)))
+        kl, grad = distil(student.detach()[rows], teacher[rows], head, torch.ones(len(rows)), added)
         body = torch.ones(tokens.shape)
         body[:, : network.always_run_tokens] = 0
         outputs, grads = [student[rows]], [grad * part]
