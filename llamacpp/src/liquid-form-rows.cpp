@@ -84,7 +84,7 @@ ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & 
     rows.known[rows.ids] = 0;
     chosen = &rows;
 
-    ggml_tensor * state = ggml_get_rows(ctx0, h, rows.ids); // [n_embd, rows]
+    ggml_tensor * state = rows_of(h, 1); // [n_embd, rows]
     for (int il = gate.layer + 1; il < gate.layer + gate.span && !inp_own; ++il) {
         store_kv(attn_norm(state, il), il);
     }
@@ -94,7 +94,7 @@ ggml_tensor * liquid_graph::rows_skip_path(ggml_tensor * h, const liquid_gate & 
         if (model.info.adapter_scaled_by_gate) {
             a = ggml_mul(ctx0, a, ggml_scale_bias(ctx0, rows_weight(out), -1.0f, 1.0f));
         }
-        after = ggml_set_rows(ctx0, h, ggml_add(ctx0, a, state), rows.ids);
+        after = liquid_put_rows(ctx0, h, a, state, rows.ids);
         inp_liquid->in_place.emplace_back(after, h);
         ggml_build_forward_expand(gf, after);
     }
@@ -114,27 +114,32 @@ ggml_tensor * liquid_graph::rows_run_path(ggml_tensor * h, ggml_tensor * n, cons
     chosen = &rows;
 
     ggml_tensor * c_run = model.info.ffn_scaled_by_gate && node.index >= 0 ? rows_weight(out) : nullptr;
-    ggml_tensor * state = ggml_get_rows(ctx0, h, rows.ids); // [n_embd, rows]
-    if (gate.scope != LIQUID_SCOPE_FFN) {
-        n = ggml_get_rows(ctx0, n, rows.ids);
+    ggml_tensor * state = nullptr; // [n_embd, rows]; null: still in h
+    ggml_tensor * added = nullptr; // what is yet to be added to it
+    if (gate.scope == LIQUID_SCOPE_FFN) {
+        state = rows_of(h, 1);
+    } else {
+        n = rows_of(n, 1);
     }
     for (int il = gate.layer; il < gate.layer + gate.span; ++il) {
         if (il > gate.layer) {
+            state = ggml_add(ctx0, added, state);
             n = attn_norm(state, il);
         }
         if (stores_within(gate, il)) {
             store_kv(n, il);
         }
         if (gate.scope != LIQUID_SCOPE_FFN) {
-            state = ggml_add(ctx0, attn_post_norm(attention(n, il), il), state);
+            ggml_tensor * x = attn_post_norm(attention(n, il), il);
+            state = state ? ggml_add(ctx0, x, state) : liquid_add_rows(ctx0, x, h, rows.ids);
         }
         if (gate.scope != LIQUID_SCOPE_ATTN) {
-            ggml_tensor * f = ffn(state, il);
-            state = ggml_add(ctx0, c_run ? ggml_mul(ctx0, f, c_run) : f, state);
+            added = ffn(state, il);
+            added = c_run ? ggml_mul(ctx0, added, c_run) : added;
+            cb(added, "ffn_added", il);
         }
-        cb(state, "l_out", il);
     }
-    ggml_tensor * after = ggml_set_rows(ctx0, h, state, rows.ids);
+    ggml_tensor * after = added ? liquid_put_rows(ctx0, h, added, state, rows.ids) : liquid_put_rows(ctx0, h, state, nullptr, rows.ids);
     inp_liquid->in_place.emplace_back(after, h);
     ggml_build_forward_expand(gf, after);
     chosen = nullptr;

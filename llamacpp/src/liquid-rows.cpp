@@ -80,6 +80,66 @@ ggml_tensor * liquid_gather(ggml_context * ctx, ggml_tensor * table, int dim, gg
             (void *) (uintptr_t) row_size);
 }
 
+static const float * liquid_row(const ggml_tensor * t, int64_t i) {
+    return (const float *) ((const char *) t->data + i*t->nb[1]);
+}
+
+// the rows [first, second) of thread ith
+static std::pair<int64_t, int64_t> liquid_share(int64_t n, int ith, int nth) {
+    return { n*ith/nth, n*(ith + 1)/nth };
+}
+
+static void liquid_sum(int64_t n, float * out, const float * x, const float * y) {
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = x[i] + y[i];
+    }
+}
+
+static void liquid_add_rows_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    GGML_UNUSED(userdata);
+    const ggml_tensor * x = dst->src[0];
+    const ggml_tensor * h = dst->src[1];
+    const int32_t * ids = (const int32_t *) dst->src[2]->data;
+
+    const auto [from, to] = liquid_share(dst->ne[1], ith, nth);
+    for (int64_t i = from; i < to; ++i) {
+        liquid_sum(dst->ne[0], (float *) liquid_row(dst, i), liquid_row(x, i), liquid_row(h, ids[i]));
+    }
+}
+
+ggml_tensor * liquid_add_rows(ggml_context * ctx, ggml_tensor * x, ggml_tensor * h, ggml_tensor * ids) {
+    GGML_ASSERT(x->type == GGML_TYPE_F32 && h->type == GGML_TYPE_F32 && ggml_are_same_shape(x, h));
+
+    ggml_tensor * args[] = { x, h, ids };
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], 1, 1, args, 3, liquid_add_rows_op, GGML_N_TASKS_MAX, nullptr);
+}
+
+static void liquid_put_rows_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    GGML_UNUSED(userdata);
+    const ggml_tensor * x = dst->src[1];
+    const ggml_tensor * y = dst->src[3];
+    const ggml_tensor * ids = dst->src[2];
+    const int32_t * rows = (const int32_t *) ids->data;
+
+    const auto [from, to] = liquid_share(ids->ne[0], ith, nth);
+    for (int64_t i = from; i < to; ++i) {
+        float * row = (float *) liquid_row(dst, rows[i]);
+        if (y) {
+            liquid_sum(dst->ne[0], row, liquid_row(x, i), liquid_row(y, i));
+        } else {
+            memcpy(row, liquid_row(x, i), dst->ne[0]*sizeof(float));
+        }
+    }
+}
+
+ggml_tensor * liquid_put_rows(ggml_context * ctx, ggml_tensor * h, ggml_tensor * x, ggml_tensor * y, ggml_tensor * ids) {
+    GGML_ASSERT(x->type == GGML_TYPE_F32 && h->type == GGML_TYPE_F32 && ggml_are_same_shape(x, h));
+    GGML_ASSERT(!y || (y->type == GGML_TYPE_F32 && ggml_are_same_shape(x, y)));
+
+    ggml_tensor * args[] = { x, ids, y };
+    return ggml_custom_inplace(ctx, h, args, y ? 3 : 2, liquid_put_rows_op, GGML_N_TASKS_MAX, nullptr);
+}
+
 int64_t liquid_pad_rows(int32_t * ids, int64_t n, int64_t n_max) {
     if (n % 4 != 3 || n == n_max) {
         return n;
