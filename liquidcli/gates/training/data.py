@@ -8,6 +8,7 @@ corpora do. Knows nothing of models.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -202,15 +203,24 @@ class Rows:
     """
 
     def __init__(self, sources: list[Source], vocab: Vocabulary, own: Path, n_ctx: int, seed: int) -> None:
-        self.n_ctx, self.rng = n_ctx, random.Random(seed)
+        self.n_ctx = n_ctx
         self.shares = [source.share for source in sources]
         self.documents = [documents(source, vocab, own) for source in sources]
         for source, found in zip(sources, self.documents, strict=True):
             if not any(_teaches(document, n_ctx) for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
         self.heads = [[] if source.holds_rows else vocab.opening() for source in sources]
+        self._begin(seed)
+
+    def _begin(self, seed: int) -> None:
+        self.rng, self.n_rows = random.Random(seed), 0
         self.streams = [self._stream(*pair) for pair in zip(self.documents, self.heads, strict=True)]
-        self.n_rows = 0
+
+    def anew(self, seed: int) -> Rows:
+        """The same documents from the beginning, in the order of another seed."""
+        rows = copy.copy(self)
+        rows._begin(seed)
+        return rows
 
     def _stream(self, found: list[Row], head: list[int]) -> Iterator[Row]:
         if len(found) == 1 and not found[0].n_prompt:

@@ -103,8 +103,15 @@ class _Model:
 
 
 def _records(
-    model: _Model, queue: Iterator[Prompt], n_parallel: int, n_predict: int, seed: int, temperatures: Sequence[float]
+    model: _Model,
+    queue: Iterator[Prompt],
+    n_parallel: int,
+    n_predict: int,
+    seed: int,
+    temperatures: Sequence[float],
+    tell: Callable[[int], None] = lambda n_begun: None,
 ) -> Iterator[dict]:
+    """Each as it is finished; `tell` is told, a step at a time, how many tokens those under way have."""
     rng = np.random.default_rng(seed)
 
     def fresh(seq_id: int) -> _Slot:
@@ -131,6 +138,7 @@ def _records(
                 }
                 model.forget(slot.seq_id)
                 slots[i] = fresh(slot.seq_id)
+        tell(sum(slot.n_decoded for slot in slots))
 
 
 def _once(asked: list[Prompt]) -> Iterator[Prompt]:
@@ -166,15 +174,19 @@ def generate(
     used = set(answered) if greedy else set()
     queue = (prompt for prompt in _once(asked) if not greedy or (prompt.is_chat and prompt.text not in used))
     temperatures = (0.0,) if greedy else TEMPERATURES
+
+    def tell(n_begun: int) -> None:
+        if progress:
+            progress(min(done + n_begun, n_tokens), n_tokens, "writing the base's own answers")
+
     try:
         with out.open("a") as file:
-            for record in _records(model, queue, n_parallel, n_predict, seed + n_records, temperatures):
+            for record in _records(model, queue, n_parallel, n_predict, seed + n_records, temperatures, tell):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 done += len(record["tokens"])
-                if progress:
-                    progress(min(done, n_tokens), n_tokens, "writing the base's own answers")
                 if done >= n_tokens:
+                    tell(0)
                     return done
     finally:
         model.close()

@@ -16,6 +16,7 @@ Knows the order; the mathematics is in `local`, `tune`, `judge` and `balance`, w
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import shutil
@@ -85,11 +86,16 @@ class Run:
         if self.progress:
             self.progress(done, total, what)
 
-    def rows(self, seed: int) -> Rows:
-        rows = Rows(self.sources, self.vocab, self.own, self.options.n_ctx, seed)
+    @functools.cached_property
+    def texts(self) -> Rows:
+        """Read and rendered once; there to be read only when the base's own text is written."""
+        rows = Rows(self.sources, self.vocab, self.own, self.options.n_ctx, self.options.seed)
         for source, found in zip(self.sources, rows.documents, strict=True):
             check_ids(found, len(self.base.embed), source.name)
         return rows
+
+    def rows(self, seed: int) -> Rows:
+        return self.texts.anew(seed)
 
     def held_out(self) -> dict[str, list[Row]]:
         """By kind, the rows that the last stage judges; text as trained on where none is held out."""
