@@ -41,6 +41,7 @@ class Setting:
     flash: bool = False
     depth: str | float = "auto"
     engine: str = "AUTO"
+    n_threads: int = 1
     n_ubatch: int = 512
     kv_unified: bool = True
     swa_full: bool = False
@@ -106,7 +107,7 @@ class NativeModel:
         params.type_k = params.type_v = cache_type
         params.flash_attn_type = int(setting.flash)
         params.swa_full = setting.swa_full
-        params.n_threads = params.n_threads_batch = 1
+        params.n_threads = params.n_threads_batch = setting.n_threads
         pointer = self.lib.llama_init_from_model(self.pointer, params)
         if not pointer:
             raise RuntimeError(f"no context: {library.log.complaint()}")

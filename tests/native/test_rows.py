@@ -24,9 +24,11 @@ AMPLIFIED = 1e-3  # flash attention casts keys to F16: there the last bit of an 
 RATES = (0.0, 0.5, 1.0)  # share of decisions that run
 
 
-def logits(native: NativeModel, tokens: np.ndarray, forced: np.ndarray, engine: str, n_ubatch: int) -> np.ndarray:
+def logits(
+    native: NativeModel, tokens: np.ndarray, forced: np.ndarray, engine: str, n_ubatch: int, n_threads: int = 1
+) -> np.ndarray:
     """Each sequence as one prompt, then one more token of each; no trace, so that no form is ruled out."""
-    setting = Setting("prompt", flash=True, depth="forced", n_ubatch=n_ubatch)
+    setting = Setting("prompt", flash=True, depth="forced", n_ubatch=n_ubatch, n_threads=n_threads)
     ctx = native.context(setting, N_TOKENS + 1)
     batch = native.lib.llama_batch_init(N_TOKENS + 1, 0, 1)
     native._set_depth(ctx, setting, forced)
@@ -54,6 +56,7 @@ def test_rows_equal_masking(family: str, tmp_path: Path) -> None:
         for n_ubatch in (N_TOKENS, 9):
             rows = logits(native, tokens, forced, "AUTO", n_ubatch)
             dense = logits(native, tokens, forced, "DENSE", n_ubatch)
+            assert np.array_equal(rows, logits(native, tokens, forced, "AUTO", n_ubatch, n_threads=3))
             error = np.abs(rows - dense).max(1) / np.abs(dense[:-1]).max()
             first = error[np.argmax(error > 0)]
             assert first <= 2e-6, f"rate {rate}, ubatches of {n_ubatch}: {first}"
