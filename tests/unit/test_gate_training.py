@@ -283,6 +283,8 @@ def test_sources_say_what_is_wrong_with_them(tmp_path):
     path = write_tokens(tmp_path / "a.jsonl")
     assert Source.parse(f"{path}:spaced:lines=7:share=0.25") == Source(path, spaced=True, lines=7, share=0.25)
     assert Source.parse("self:5000").n_tokens == 5000
+    named = write_tokens(tmp_path / "at 10:30:lines=2.jsonl")
+    assert Source.parse(f"{named}:lines=7") == Source(named, lines=7) and Source.parse(str(named)) == Source(named)
     (tmp_path / "prose.txt").write_text("prose")
     wrong = (f"{path}:loud", "self", f"{tmp_path / 'prose.txt'}:chat")
     for text, kind in [(str(tmp_path / "no.txt"), NotFoundError), *((text, UsageError) for text in wrong)]:

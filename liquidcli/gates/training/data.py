@@ -72,7 +72,7 @@ class Source:
     def parse(cls, text: str, flag: str = "--data") -> Source:
         """UsageError or NotFoundError in the name of `flag`; held-out text has no shares and is no text of the base's
         own, a tenth of which is held out anyway."""
-        head, *options = text.split(":")
+        head, *options = _path_and_options(text)
         allowed = {*_FLAGS, *_VALUES} - ({"share"} if flag == "--valid" else set())
         if head == "self":
             if flag == "--valid":
@@ -99,6 +99,14 @@ class Source:
     def own(self, sampled: Path) -> Path:
         """Where the base's own text lies, beside the file of what was sampled."""
         return sampled.with_name("own-greedy.jsonl") if self.greedy else sampled
+
+
+def _path_and_options(text: str) -> list[str]:
+    """`FILE:option:option` in its parts, where a file's name may hold colons itself."""
+    parts = text.split(":")
+    heads = (":".join(parts[:n]) for n in range(len(parts), 1, -1))
+    head = next((head for head in heads if Path(head).is_file()), parts[0])
+    return [head, *parts[head.count(":") + 1 :]]
 
 
 def _fields(flag: str, text: str, options: list[str], allowed: set[str]) -> dict[str, Any]:
