@@ -78,7 +78,7 @@ def compare(
     if "," in depth:
         raise UsageError("compare takes one depth", hint="liquid perplexity --depth takes a list")
     if plot:
-        check_plot(plot)
+        check_plot(plot, file, imatrix)
     policy, text = DepthPolicy.parse(depth), read_text(file or BUNDLED_TEXT, "compare")
     together = _numbers(n_parallel)
     asked = _asked(answers, prompts)

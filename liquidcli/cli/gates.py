@@ -55,9 +55,11 @@ Layers = Annotated[str | None, _trained("layers", "A-B[,C...]", _LAYERS)]
 NGates = Annotated[int | None, _trained("n_gates", "N", "How many of them get one.", min=1)]
 _ADAPTER = "Hidden units of an adapter: a multiple of 32; 0: none."
 AdapterSize = Annotated[int | None, _trained("adapter_size", "M", _ADAPTER, min=0)]
-Kv = Annotated[str | None, _trained("kv", "project|drop", "What skipped layers do about K and V.")]
+_KV = "What skipped layers do about K and V. Default: project, or as in --init."
+Kv = Annotated[str | None, _trained("kv", "project|drop", _KV)]
 Span = Annotated[int | None, _trained("span", "N", "Layers under one gate.", min=1)]
-Scope = Annotated[str | None, _trained("scope", "layer|attn|ffn|attn+ffn", "What one gate switches.")]
+_SCOPE = "What one gate switches; attn+ffn: either half."
+Scope = Annotated[str | None, _trained("scope", "layer|attn|ffn|attn+ffn", _SCOPE)]
 Rank = Annotated[int | None, _trained("rank", "R", "Rank of low-rank updates of the base; 0: none.", min=0)]
 AlwaysRun = Annotated[int | None, _trained("always_run_tokens", "N", "First positions that run every layer.", min=0)]
 Harvest = Annotated[int | None, _trained("harvest_tokens", "N", "Tokens of the first stage.", min=0)]
@@ -148,6 +150,7 @@ def train(
     """
     out.configure(json=json, quiet=quiet)
     _need_torch()
+    from ..gates.training.train import TRAINED_ON
     from ..gates.training.train import train as run
 
     given: dict[str, Any] = {
@@ -170,6 +173,8 @@ def train(
     lowest = min(one["executed_fraction"] for one in report["calibration"])
     if options.target < lowest - 0.005:
         out.talk(f"the gates leave {lowest:.1%} of the layers running at the least, more than --target asks for")
+    if not valid and TRAINED_ON in report["held_out"]:
+        out.warn("without --valid the pack was calibrated on what it was trained on; other text may run more or less")
     rows: list[tuple[str, Any]] = [("pack", output), ("gates", ", ".join(map(str, report["gates"])))]
     for name, score in report["held_out"].items():
         ppl = f"perplexity {score['ppl']:.3f}, full depth {score['ppl_full']:.3f} ({score['ppl_ratio'] - 1:+.1%})"

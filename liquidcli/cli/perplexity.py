@@ -87,7 +87,7 @@ def perplexity(
     if plot and hellaswag:
         raise UsageError("--plot draws perplexity, which --hellaswag does not measure", hint="one or the other")
     if plot:
-        check_curve(plot, len(policies))
+        check_curve(plot, len(policies), file)
     settings = {
         "n_ubatch": n_ubatch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers, "flash_attn": flash_attn,
         "type_k": type_k, "type_v": type_v,

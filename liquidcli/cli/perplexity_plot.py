@@ -20,9 +20,9 @@ _PANELS = {
 }
 
 
-def check_curve(path: Path, n_depths: int) -> None:
-    """Before hours are spent: the picture can be made, and there is a curve to draw."""
-    check_plot(path)
+def check_curve(path: Path, n_depths: int, *inputs: Path | None) -> None:
+    """Before hours are spent: the picture can be made, over none of the inputs, and there is a curve to draw."""
+    check_plot(path, *inputs)
     if n_depths < 2:
         raise UsageError("--plot draws several depths", hint="for example --depth full,95%,90%,80%,70%")
 

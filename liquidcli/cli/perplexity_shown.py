@@ -43,10 +43,13 @@ _COMPARED = ("depth", ">run", ">PPL", ">+/-", ">ratio", ">KLD mean", ">KLD 99%",
 
 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows; what no result has is left out. Fits 80 columns."""
+    """Columns and rows; what no result has is left out. The base is a row of its own. Fits 80 columns."""
     cells = [_cells(result) for result in results]
     columns = [name for name in (_COMPARED if "KLD mean" in cells[0] else _ALONE) if name.lstrip(">") in cells[0]]
-    return columns, [[row[name.lstrip(">")] for name in columns] for row in cells]
+    if "base_ppl" in results[0]:
+        ppl, error = results[0]["base_ppl"], results[0]["base_ppl_error"]
+        cells.insert(0, {"depth": "base", "PPL": f"{ppl:.4f}", "+/-": f"{error:.4f}"})
+    return columns, [[row.get(name.lstrip(">"), "-") for name in columns] for row in cells]
 
 
 def _cells(result: Result) -> dict[str, str]:

@@ -12,15 +12,17 @@ from ..errors import UsageError
 from ..files import atomic_output, output_target
 
 
-def check_plot(path: Path) -> None:
-    """Before hours are spent: matplotlib is there, and the file can be written."""
+def check_plot(path: Path, *inputs: Path | None) -> None:
+    """Before hours are spent: matplotlib is there, and the file can be written, over none of the inputs."""
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'liquid-depth[plot]'")
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path}: a file name that ends in .png was expected")
-    output_target(path)
+    target = output_target(path)
+    if target.exists() and any(given and given.exists() and target.samefile(given) for given in inputs):
+        raise UsageError(f"{path} is also the input", hint="name another file with --plot")
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -21,7 +21,7 @@ from ..files import atomic_output
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .container import Tensor
-from .identity import base_identity
+from .identity import base_identity, check_is_model
 from .pack import SKIP_TENSORS, Pack, read_pack
 from .stock import WORDS, derived_keys
 
@@ -67,8 +67,7 @@ def _asked(tensors: list[Tensor], adapter: str) -> str:
 
 def check_base(f: GGUFFile, gates: Pack) -> None:
     """Raise unless `f` is the base that `gates` was made for."""
-    if f.metadata.get("general.type", "model") != "model":
-        raise UsageError(f"{f.path} is no model but a GGUF of the type {f.metadata['general.type']!r}")
+    check_is_model(f)
     if "liquid.depth.gate_span" in f.metadata:
         raise UsageError(f"{f.path} is a model with gates already; a gate pack is applied to the plain base")
     if f.architecture not in WORDS:

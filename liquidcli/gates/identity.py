@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, UsageError
 from ..gguf_file import GGUFFile
 
 
@@ -35,10 +35,16 @@ class Identity:
         for name, mine in asdict(self).items():
             found = asdict(other)[name]
             if mine != found and name != "norms_sha256":
-                return f"its {name.replace('_', ' ')} is {found}, not {mine}"
+                return f"the file's {name.replace('_', ' ')} is {found}, the pack's {mine}"
         if self.norms_sha256 != other.norms_sha256:
             return "the shapes agree, but the norms are those of other weights (a fine-tune or another model)"
         return None
+
+
+def check_is_model(f: GGUFFile) -> None:
+    """UsageError for a pack or an adapter where the plain model is meant."""
+    if (kind := f.metadata.get("general.type", "model")) != "model":
+        raise UsageError(f"{f.path} is no model but a GGUF of the type {kind!r}", hint="the plain base is meant here")
 
 
 def bf16_bytes(values: np.ndarray) -> bytes:

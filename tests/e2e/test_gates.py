@@ -117,7 +117,7 @@ def test_train_writes_a_pack_its_report_and_goes_on_with_resume(liquid, tmp_path
     report = json.loads((tmp_path / "p.gguf.json").read_text())
     assert report["options"]["rank"] == 2 and len(report["places"]) == 3 and len(report["curve"]) == 2
     failed(liquid(*words), 2, "--resume goes on")
-    failed(liquid(*words, "--resume", "--seed", "9"), 2, "other seed")
+    failed(liquid(*words, "--resume", "--seed", "9"), 2, "begun with --seed 1")
     again = liquid(*words, "--resume")
     assert again.returncode == 0 and "pricing layers" not in again.stderr and "calibrating" in again.stderr
     applied = json.loads(liquid("gates", "apply", base, "p.gguf", "-o", "out.gguf", "--json").stdout)

@@ -102,7 +102,8 @@ def test_the_curve_says_what_each_depth_costs_beside_full_and_base(liquid, model
     for row in rows:
         assert row["ppl_ratio_to_full"] == pytest.approx(row["ppl"] / rows[0]["ppl"])
         assert row["ppl_ratio"] == pytest.approx(row["ppl"] / row["base_ppl"])
-    head, *lines = liquid(*args, "--base", models["stock"]).stdout.splitlines()
+    head, base, *lines = liquid(*args, "--base", models["stock"]).stdout.splitlines()
+    assert base.split()[:4] == ["base", "-", f"{rows[0]['base_ppl']:.4f}", f"{rows[0]['base_ppl_error']:.4f}"]
     for name in ("run", "PPL", "ratio", "KLD mean", "same top", "t/s"):
         assert name in head
     assert [line.split()[4] for line in lines] == [f"{row['ppl_ratio_to_full']:.4f}" for row in rows]
@@ -122,6 +123,10 @@ def test_a_plot_is_a_png_or_is_refused_before_anything_is_measured(liquid, model
     failed(liquid(*model, "--depth", "full", "--plot", "curve.png"), 2, "several depths")
     failed(liquid(*model, "--depth", "full,auto", "--plot", "curve.svg"), 2, ".png")
     failed(liquid(*model, "--depth", "full,auto", "--plot", "nowhere/curve.png"), 3, "nowhere")
+    (tmp_path / "text.png").write_text("a text " * 400)
+    same = ("perplexity", "-m", models["gated"], "-f", "text.png", *QUICK, "--depth", "full,auto", "--plot", "text.png")
+    failed(liquid(*same), 2, "also the input")
+    assert (tmp_path / "text.png").read_text().startswith("a text")
 
 
 def test_what_was_measured_is_printed_before_it_is_drawn(liquid, models, tmp_path):

@@ -94,13 +94,13 @@ def test_a_fine_tune_of_the_same_shape_is_refused_and_nothing_is_written(tmp_pat
 
 def test_another_shape_is_refused_by_its_name(tmp_path, pack):
     other = write_base(tmp_path / "other.gguf", n_layer=5)
-    with pytest.raises(IntegrityError, match="block count is 5, not 4"):
+    with pytest.raises(IntegrityError, match="file's block count is 5, the pack's 4"):
         apply_pack(other, pack, tmp_path / "out.gguf")
 
 
 def test_another_architecture_is_refused(tmp_path, pack):
     other = write_base(tmp_path / "other.gguf", arch="qwen2")
-    with pytest.raises(IntegrityError, match="architecture is qwen2, not llama"):
+    with pytest.raises(IntegrityError, match="file's architecture is qwen2, the pack's llama"):
         apply_pack(other, pack, tmp_path / "out.gguf")
     unknown = write_base(tmp_path / "unknown.gguf", arch="phi3")
     with pytest.raises(UsageError, match="phi3"):

@@ -13,9 +13,11 @@ from filelock import FileLock
 
 from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
 from liquidcli.gates.pack import read_pack
+from liquidcli.gates.training import train as training
 from liquidcli.gates.training.data import Source
-from liquidcli.gates.training.options import Options
+from liquidcli.gates.training.options import FROM_INIT, Options
 from liquidcli.gates.training.selftext import _drop_torn
+from liquidcli.gates.training.state import load
 from liquidcli.gates.training.train import train
 from tests.gate_packs import write_base
 from tests.gguf_bytes import f32, llama
@@ -73,6 +75,56 @@ def test_a_run_belongs_to_its_base(tmp_path, base, options):
     train(base, tmp_path / "p.gguf", options, resume=True)
 
 
+def test_a_run_belongs_to_its_weights_and_texts(tmp_path, base, options):
+    """The same norms in other weights are another quantization; a text may change under its name."""
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    whole = base.read_bytes()
+    base.write_bytes(whole[:-4] + bytes(b ^ 1 for b in whole[-4:]))
+    with pytest.raises(UsageError, match="another base"):
+        train(base, tmp_path / "p.gguf", options, resume=True)
+    base.write_bytes(whole)
+    text = Path(options.data[0])
+    rows = text.read_text()
+    text.write_text(rows.replace("[1", "[2", 1) if "[1" in rows else rows.replace("[", "[1, ", 1))
+    with pytest.raises(UsageError, match="other contents of --data"):
+        train(base, tmp_path / "p.gguf", options, resume=True)
+    text.write_text(rows)
+    with pytest.raises(UsageError, match="begun with --target 80%, --seed 1"):
+        train(base, tmp_path / "p.gguf", replace(options, seed=2, target=0.9), resume=True)
+    train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_what_steps_have_found_is_kept_while_they_go_on(tmp_path, base, options, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
+    steps: list[int] = []
+
+    def stop_at_the_third(done: int, total: int, what: str) -> None:
+        if "end to end" in what and (steps.append(done) or len(steps) == 3):
+            raise KeyboardInterrupt
+
+    options = replace(options, tune_tokens=160)
+    with pytest.raises(KeyboardInterrupt):
+        train(base, tmp_path / "p.gguf", options, progress=stop_at_the_third)
+    assert load(tmp_path / "p.gguf.state" / "tune.pt")["n_tokens"] == steps[-1] == 96
+    report = train(base, tmp_path / "p.gguf", options, resume=True)
+    assert [one["step"] for one in report["curve"]] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_not_held_out_is_called_so(tmp_path, base, options):
+    report = train(base, tmp_path / "p.gguf", replace(options, valid_rows=2))
+    assert list(report["held_out"]) == ["trained on"]
+
+
+def test_a_pack_to_go_on_from_brings_its_policy(tmp_path, base, options):
+    first, second, third = (tmp_path / f"{i}.gguf" for i in range(3))
+    train(base, first, replace(options, kv="drop"))
+    own = {name: getattr(Options, name) for name in FROM_INIT}
+    on = replace(options, **own, init=str(first), harvest_tokens=0, gate_lr=1e-4)
+    train(base, second, on)
+    train(base, third, replace(on, kv="project"))
+    assert [read_pack(pack).depth.kv_policy for pack in (first, second, third)] == ["drop", "drop", "project"]
+
+
 def test_wrong_words_leave_nothing_behind(tmp_path, base, options):
     out = tmp_path / "p.gguf"
     wrong: list[tuple[type[LiquidError], Path, dict[str, Any]]] = [
@@ -116,7 +168,7 @@ def test_a_stage_that_diverged_begins_anew_with_another_rate(tmp_path, base, opt
     with pytest.raises(LiquidError, match="diverged") as error:
         train(base, out, replace(options, lr=1e30))
     assert "--resume" in error.value.hint and not out.exists()
-    with pytest.raises(UsageError, match="other target"):
+    with pytest.raises(UsageError, match="begun with --target 80%"):
         train(base, out, replace(options, target=0.9), resume=True)
     train(base, out, options, resume=True)
     assert all(np.isfinite(tensor).all() for tensor in read_pack(out).tensors.values())

@@ -45,7 +45,7 @@ class Options:
     n_ctx: int = 512
     seed: int = 1
     threads: int | None = None
-    kv: str = "project"
+    kv: str = ""  # of KV_POLICIES; "": as in `init`, else the first
     span: int = 1
     scope: str = "layer"
     rank: int = 0
@@ -55,17 +55,19 @@ class Options:
 
     def check(self) -> None:
         """UsageError for what cannot be trained."""
-        words = {"kv": KV_POLICIES, "scope": tuple(SCOPES), "device": DEVICES, "precision": PRECISIONS}
+        words = {"kv": ("", *KV_POLICIES), "scope": tuple(SCOPES), "device": DEVICES, "precision": PRECISIONS}
         for name, allowed in words.items():
             if getattr(self, name) not in allowed:
-                raise UsageError(f"--{name} {getattr(self, name)}: one of {', '.join(allowed)} was expected")
+                expected = ", ".join(word for word in allowed if word)
+                raise UsageError(f"--{name} {getattr(self, name)}: one of {expected} was expected")
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: {least} or more was expected")
         for name in ("lr", "local_lr", "gate_lr"):
             rate = getattr(self, name)
             if not (0 < rate < math.inf or (name == "gate_lr" and rate == 0)):
-                raise UsageError(f"{_flag(name)} {rate}: a learning rate above 0 was expected")
+                also = "0 or " if name == "gate_lr" else ""
+                raise UsageError(f"{_flag(name)} {rate}: {also}a learning rate above 0 was expected")
         if self.always_run_tokens >= self.n_ctx:
             raise UsageError(f"--always-run-tokens {self.always_run_tokens}: less than a row of {self.n_ctx} tokens")
         if self.init and (said := [name for name in FROM_INIT if getattr(self, name) != getattr(Options, name)]):
@@ -85,7 +87,8 @@ class Options:
         """The candidates. Spans tile the layers asked for, from the first one on."""
         layers = list(self.layers) or list(range(2, n_layer - 2))
         if not layers or min(layers) < 1 or max(layers) >= n_layer:
-            raise UsageError(f"--layers: layers from 1 to {n_layer - 1} were expected")
+            given = ",".join(map(str, layers))
+            raise UsageError(f"--layers {given}: layers from 1 to {n_layer - 1} were expected; the first always runs")
         found, free_from = [], 0
         for layer in sorted(layers):
             if layer >= free_from and all(layer + i in layers for i in range(self.span)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from ...errors import IntegrityError, UsageError
 from ...files import atomic_output
 from ...gguf_file import open_gguf
-from ..identity import base_identity
+from ..identity import base_identity, check_is_model
 from .options import Options
 
 OPTIONS, LOCK, CONVERTED = "options.json", "lock", "base-f32.gguf"
@@ -34,9 +34,9 @@ _TAIL_BYTES = 1 << 20
 
 
 @contextmanager
-def opened(state: Path, options: Options, base: Path, resume: bool) -> Iterator[None]:
+def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], resume: bool) -> Iterator[None]:
     """The folder for this run and no other; UsageError if it holds one that is not to be resumed, or is another's."""
-    told = json.loads(json.dumps(asdict(options))) | {"base": _fingerprint(base)}
+    told = json.loads(json.dumps(asdict(options))) | {"base": _fingerprint(base), "texts": [_sha256(p) for p in texts]}
     made = not state.exists()
     if not resume and _left(state):
         raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
@@ -98,20 +98,39 @@ def _compare(state: Path, told: dict[str, Any]) -> None:
     done = [name for name in _UNTIL if (state / name).exists() or (state / SETTLED).exists()]
     free = {*_FREE, "base", *(option for name in _UNTIL if name not in done for option in _UNTIL[name])}
     if changed := [name for name in told if told[name] != before.get(name, told[name]) and name not in free]:
+        kept_words = ", ".join(_word(name, before.get(name)) for name in changed)
         raise UsageError(
-            f"the run in {state} was begun with other {', '.join(changed)}",
+            f"the run in {state} was begun with {kept_words}",
             hint="repeat the command with the same options and --resume, or name another -o",
         )
 
 
+def _word(name: str, value: Any) -> str:
+    """An option as it was, in the words of the command line."""
+    if name == "texts":
+        return "other contents of --data"
+    flag = f"--{name.replace('_', '-')}"
+    words = " ".join(map(str, value)) if isinstance(value, list) else f"{value:.0%}" if name == "target" else value
+    return f"{flag} {words}" if words not in ("", None) else f"no {flag}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _fingerprint(base: Path) -> str:
-    """sha256 of what tells bases apart: a GGUF's identity; a folder's configuration and the ends of its files."""
+    """sha256 of what tells bases, and quantizations of one, apart: a GGUF's identity, a folder's configuration; sizes
+    and ends of the files."""
     digest = hashlib.sha256()
-    if not base.is_dir():
+    if base.is_dir():
+        paths = sorted([*base.glob("config.json"), *base.glob("*.safetensors")])
+    else:
         with open_gguf(base) as f:
+            check_is_model(f)
             digest.update(json.dumps(asdict(base_identity(f))).encode())
-        return digest.hexdigest()
-    for path in sorted([*base.glob("config.json"), *base.glob("*.safetensors")]):
+            paths = list(f.paths)
+    for path in paths:
         with path.open("rb") as file:
             size = path.stat().st_size
             file.seek(max(0, size - _TAIL_BYTES))

@@ -31,6 +31,8 @@ from torch import Tensor
 
 from ...errors import LiquidError, UsageError
 from ...files import atomic_output, output_target
+from ...gate_layout import KV_POLICIES
+from ..pack import read_pack
 from .data import Row, Rows, Source, check_ids
 from .judge import Judge
 from .local import harvest
@@ -44,6 +46,7 @@ from .tune import Tuner
 from .vocab import Vocabulary
 
 Progress = Callable[[int, int, str], None]
+TRAINED_ON = "trained on"  # the kind of rows that are not held out
 
 
 @dataclass
@@ -65,11 +68,17 @@ class Run:
             torch.set_default_device(_device(o.device))
         self.vocab = Vocabulary(self.base_path)
         self.base = load_base(self.base_path)
-        self.network = Network(self.base, o.always_run_tokens, o.n_ctx, o.kv)
+        self.network = Network(self.base, o.always_run_tokens, o.n_ctx, self.kv)
         if o.rank > self.base.shape.n_embd:
             raise UsageError(f"--rank {o.rank}: at most {self.base.shape.n_embd}, the width of the base")
         self.initial = read_gates(Path(o.init), self.network) if o.init else None
         self.candidates = self.initial.places if self.initial else o.places(self.base.shape.n_layer)
+
+    @functools.cached_property
+    def kv(self) -> str:
+        """The policy asked for, else that of the pack to go on from."""
+        o = self.options
+        return o.kv or (read_pack(o.init).depth.kv_policy if o.init else KV_POLICIES[0])
 
     @property
     def prior(self) -> Tensor | None:
@@ -98,12 +107,12 @@ class Run:
         return self.texts.anew(seed)
 
     def held_out(self) -> dict[str, list[Row]]:
-        """By kind, the rows that the last stage judges; text as trained on where none is held out."""
+        """By kind, the rows that the last stage judges; text that is trained on where none is held out."""
         o = self.options
         found = held_out_rows(self.valid, self.vocab, self.own, o.n_ctx, o.valid_rows)
         for name, rows in found.items():
             check_ids(rows, len(self.base.embed), name)
-        return found or {"data": self.rows(o.seed + 9).take(8)}
+        return found or {TRAINED_ON: self.rows(o.seed + 9).take(o.valid_rows)}
 
 
 def train(
@@ -119,7 +128,7 @@ def train(
     base, out, state = Path(base), Path(out), Path(state or f"{out}.state")
     options.check()
     _check_output(out, base, options)
-    with opened(state, options, base, resume):
+    with opened(state, options, base, _texts(options), resume):
         run = Run(_as_gguf(base, state, progress), state, options, progress)
         with contextlib.closing(run.vocab):
             write_own_text(run)
@@ -136,11 +145,14 @@ def train(
 def _check_output(out: Path, base: Path, options: Options) -> None:
     """UsageError where the pack would take the place of what it is made from; it is written hours later."""
     output_target(out)
-    texts = [Source.parse(text, flag).path for flag, given in (("--data", options.data), ("--valid", options.valid))
-             for text in given]  # fmt: skip
-    inputs = [base, *([Path(options.init)] if options.init else []), *filter(None, texts)]
+    held_out = [source.path for source in (Source.parse(text, "--valid") for text in options.valid) if source.path]
+    inputs = [base, *([Path(options.init)] if options.init else []), *_texts(options), *held_out]
     if out.exists() and out.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{out} is also the input", hint="name another file with -o")
+
+
+def _texts(options: Options) -> list[Path]:
+    return [source.path for source in map(Source.parse, options.data) if source.path]
 
 
 def _device(name: str) -> str:
@@ -197,8 +209,11 @@ def tensors_of(row: Row) -> tuple[Tensor, Tensor]:  # [1, T] each
     return torch.tensor([row.tokens]), torch.tensor([row.counts])
 
 
-def tune(run: Run, *, save_every: int = 10) -> None:
-    """Stage `tune`: end to end; the state is saved every few steps."""
+SECONDS_BETWEEN_SAVES = 10.0
+
+
+def tune(run: Run) -> None:
+    """Stage `tune`: end to end; the state is saved behind a step if the last save is a while ago."""
     o, path = run.options, run.state / "tune.pt"
     gates, _ = load_local(run)
     adapts = gates.skip_gate.shape[2] and bool(gates.may_adapt.any())
@@ -216,12 +231,13 @@ def tune(run: Run, *, save_every: int = 10) -> None:
         tuner.load_state(before["tuner"])
         curve, n_tokens = before["curve"], before["n_tokens"]
         rows.skip(before["n_rows"])
+    saved = time.monotonic()
     while n_tokens < o.tune_tokens:
         batch = _batch(rows, min(o.batch_tokens, o.tune_tokens - n_tokens))
         seen = tuner.step([tensors_of(row) for row in batch], n_tokens / o.tune_tokens)
         n_tokens += sum(len(row.tokens) for row in batch)
         curve.append({"step": tuner.done, **{k: round(v, 5) for k, v in asdict(seen).items()}})
-        keeps = tuner.done % save_every == 0 or n_tokens >= o.tune_tokens
+        keeps = time.monotonic() - saved > SECONDS_BETWEEN_SAVES or n_tokens >= o.tune_tokens
         if not math.isfinite(seen.kl) or (keeps and not gates.is_finite()):
             path.unlink(missing_ok=True)
             raise LiquidError(
@@ -230,6 +246,7 @@ def tune(run: Run, *, save_every: int = 10) -> None:
             )
         if keeps:
             save({"tuner": tuner.state(), "curve": curve, "n_tokens": n_tokens, "n_rows": rows.n_rows}, path)
+            saved = time.monotonic()
         told = f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}"
         run.tell(min(n_tokens, o.tune_tokens), o.tune_tokens, told)
 
@@ -279,7 +296,7 @@ def write_result(run: Run, out: Path, held_out: dict[str, list[Row]]) -> dict[st
         n_layer=run.base.shape.n_layer,
         always_run_tokens=o.always_run_tokens,
         pairs=pairs,
-        kv=o.kv,
+        kv=run.kv,
     )
     options = asdict(o) | {name: [_named(text) for text in getattr(o, name)] for name in ("data", "valid")}
     options = {name: value for name, value in options.items() if not (o.init and name in FROM_INIT)}
