@@ -17,6 +17,7 @@ from .gates_report import report
 from .options import Json, Quiet, option
 
 _SECONDS_BETWEEN_LINES = 15.0
+_GOES_ON = "the same command with --resume goes on where it was"
 
 gates_app = typer.Typer(
     name="gates", help="Make a model adaptive: train, apply and inspect depth gates.", no_args_is_help=True,
@@ -166,7 +167,10 @@ def train(
         with _told("training", None, "steps") as progress:
             report = run(base, output, options, state=state, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        raise Interrupted("stopped", hint="the same command with --resume goes on where it was") from None
+        raise Interrupted("stopped", hint=_GOES_ON) from None
+    except SystemExit:  # told to end
+        out.talk(f"stopped; {_GOES_ON}")
+        raise
     if json:
         out.json({"output": str(output), **report})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -122,3 +123,16 @@ def test_train_writes_a_pack_its_report_and_goes_on_with_resume(liquid, tmp_path
     assert again.returncode == 0 and "pricing layers" not in again.stderr and "calibrating" in again.stderr
     applied = json.loads(liquid("gates", "apply", base, "p.gguf", "-o", "out.gguf", "--json").stdout)
     assert len(applied["merged"]) == told["updates"]["matrices"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_how_it_goes_on(liquid, tmp_path, base, number, code):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"tokens": [i % 16] * 20 + [3] * 20}) for i in range(24)))
+    words = ("gates", "train", base, "-o", "p.gguf", "--data", "a.jsonl", "--layers", "1-2", "--adapter-size", "32",
+             "--harvest-tokens", "1000000", "-t", "1")  # fmt: skip
+    process = liquid.start(*words)
+    first = process.stderr.readline()
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert "pricing layers" in first and process.wait(60) == code
+    assert "--resume goes on" in rest and "Traceback" not in rest and not (tmp_path / "p.gguf").exists()
