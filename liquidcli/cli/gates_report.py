@@ -23,14 +23,14 @@ Ref = Annotated[str | None, typer.Argument(metavar="[REF]", show_default=False, 
 Texts = Annotated[
     list[str] | None, option("--text", metavar="KIND=FILE", help="A kind of text more, or in place of a bundled one.")
 ]
-Chunks = Annotated[int, option("--chunks", metavar="N", min=1, help="Windows of each kind of text.")]
+Chunks = Annotated[int, option("--chunks", metavar="N", min=1, help="Windows of each kind of text. Default: 4.")]
 Prompts = Annotated[Path | None, option("--prompts", metavar="FILE", help="Chat prompts, one a line.")]
-NPrompts = Annotated[int, option("--n-prompts", metavar="N", min=0, help="Of the prompts; 0: leave them out.")]
-NPredict = Annotated[int, option("-n", "--n-predict", metavar="N", min=1, help="Tokens of each answer to a prompt.")]
+NPrompts = Annotated[int, option("--n-prompts", metavar="N", min=0, help="Of the prompts; 0: none. Default: 100.")]
+NPredict = Annotated[int, option("-n", "--n-predict", metavar="N", min=1, help="Tokens of each answer. Default: 128.")]
 Questions = Annotated[
     Path | None, option("--questions", metavar="FILE.jsonl", help="Objects of question and answer, as GSM8K's.")
 ]
-NQuestions = Annotated[int, option("--n-questions", metavar="N", min=0, help="Of the questions; 0: leave them out.")]
+NQuestions = Annotated[int, option("--n-questions", metavar="N", min=0, help="Of the questions; 0: none. Default: 40.")]
 _N_CTX, _N_SEQ, _N_REASONS = 256, 8, 200
 _CTX_SEQ = 768  # tokens of a prompt and its answer
 
@@ -160,7 +160,7 @@ def _print(result: dict[str, Any]) -> None:
         "-" if row["rank_correlation"] is None else f"{row['rank_correlation']:+.2f}", f"{row['ppl_full']:.3f}",
         f"{row['ppl_ratio_to_full']:.4f}", f"{row['same_top_p']:.1%}",
     ]  # fmt: skip
-    columns = ("text", ">run", ">surprisal", ">rank corr.", ">PPL full", ">ratio", ">same top")
+    columns = ("text", ">run", ">surprisal, nats", ">rank corr.", ">PPL full", ">ratio", ">same top")
     out.table(columns, [shown(row) for row in result["kinds"]])
     if found := result.get("prompts"):
         out.data(
