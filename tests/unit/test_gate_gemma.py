@@ -136,7 +136,7 @@ def test_gates_of_every_kind_train(plain, tmp_path, name):
     report = train(base, tmp_path / "p.gguf", o)
     pack = read_pack(tmp_path / "p.gguf")
     assert all(np.isfinite(array).all() for array in pack.tensors.values()) and bool(pack.lora) == bool(o.rank)
-    assert report["held_out"]["data"]["executed_fraction"] == pytest.approx(0.9, abs=0.04)
+    assert report["held_out"]["trained on"]["executed_fraction"] == pytest.approx(0.9, abs=0.04)
     if not o.rank:
         network = Network(load_base(base), ALWAYS, N_TOKENS)
         gates = read_gates(tmp_path / "p.gguf", network)

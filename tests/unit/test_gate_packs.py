@@ -106,7 +106,7 @@ def test_the_identity_sees_the_order_of_norms(tmp_path, base):
 
 def test_the_identity_names_the_shape_that_differs(tmp_path, base):
     wide = identity(write_base(tmp_path / "wide.gguf", n_ff=96))
-    assert identity(base).difference(wide) == "its feed forward length is 96, not 64"
+    assert identity(base).difference(wide) == "the file's feed forward length is 96, the pack's 64"
 
 
 BROKEN = {
