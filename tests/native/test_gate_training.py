@@ -110,9 +110,9 @@ def random_gates(network: Network, o: Options) -> Gates:
 
 def trained(base: Path, options: dict[str, Any], pack: Path) -> tuple[Network, Gates]:
     o = Options(**{"layers": (1, 2, 3, 4), "always_run_tokens": ALWAYS, "adapter_size": ADAPTER, **options})
-    network = Network(load_base(base), ALWAYS, N_TOKENS, o.kv)
+    network = Network(load_base(base), ALWAYS, N_TOKENS, o.kv or "project")
     gates = random_gates(network, o)
-    write_gates(base, pack, gates, n_layer=N_LAYER, always_run_tokens=ALWAYS, pairs=[(0.5, 0.8)], kv=o.kv)
+    write_gates(base, pack, gates, n_layer=N_LAYER, always_run_tokens=ALWAYS, pairs=[(0.5, 0.8)], kv=o.kv or "project")
     with torch.no_grad():  # as they lie in the pack
         for parameter in (gates.skip_gate, gates.skip_up, gates.skip_down, *gates.updates.values()):
             parameter.copy_(parameter.half().float())

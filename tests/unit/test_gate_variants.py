@@ -87,7 +87,7 @@ def options(tmp_path: Path) -> Options:
 
 
 def judged(base: Path, pack: Path, o: Options) -> tuple[Judge, Gates]:
-    network = Network(load_base(base), o.always_run_tokens, N_CTX, o.kv)
+    network = Network(load_base(base), o.always_run_tokens, N_CTX, o.kv or "project")
     return Judge(network, [Row(tokens) for tokens in texts(12, seed=3)], 1), read_gates(pack, network)
 
 
