@@ -16,8 +16,7 @@ PRECISIONS = ("float32", "bfloat16")
 FROM_INIT = ("layers", "n_gates", "adapter_size", "span", "scope")  # a pack to go on from says these itself
 _AT_LEAST = {
     "valid_rows": 1, "balance": 0, "n_gates": 1, "always_run_tokens": 0, "harvest_tokens": 0, "epochs": 1,
-    "tune_tokens": 0, "batch_tokens": 1, "n_ctx": 1, "seed": 0, "rank": 0,
-    "vocab_sample": 0,
+    "tune_tokens": 0, "batch_tokens": 1, "n_ctx": 1, "seed": 0, "rank": 0, "vocab_sample": 0,
 }  # fmt: skip
 
 

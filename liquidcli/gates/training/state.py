@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ...errors import IntegrityError, UsageError
-from ...files import atomic_output
+from ...files import atomic_output, sha256_file
 from ...gguf_file import open_gguf
 from ..identity import base_identity, check_is_model
 from .options import Options
@@ -36,7 +36,8 @@ _TAIL_BYTES = 1 << 20
 @contextmanager
 def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], resume: bool) -> Iterator[None]:
     """The folder for this run and no other; UsageError if it holds one that is not to be resumed, or is another's."""
-    told = json.loads(json.dumps(asdict(options))) | {"base": _fingerprint(base), "texts": [_sha256(p) for p in texts]}
+    told = json.loads(json.dumps(asdict(options)))
+    told |= {"base": _fingerprint(base), "texts": [sha256_file(path) for path in texts]}
     made = not state.exists()
     if not resume and _left(state):
         raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
@@ -112,11 +113,6 @@ def _word(name: str, value: Any) -> str:
     flag = f"--{name.replace('_', '-')}"
     words = " ".join(map(str, value)) if isinstance(value, list) else f"{value:.0%}" if name == "target" else value
     return f"{flag} {words}" if words not in ("", None) else f"no {flag}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(base: Path) -> str:

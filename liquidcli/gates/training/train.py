@@ -46,6 +46,7 @@ from .tune import Tuner
 from .vocab import Vocabulary
 
 Progress = Callable[[int, int, str], None]
+SECONDS_BETWEEN_SAVES = 10.0
 TRAINED_ON = "trained on"  # the kind of rows that are not held out
 
 
@@ -127,8 +128,9 @@ def train(
     """Train a pack for `base` (a GGUF or a checkpoint folder) and write it to `out`; the report is returned."""
     base, out, state = Path(base), Path(out), Path(state or f"{out}.state")
     options.check()
-    _check_output(out, base, options)
-    with opened(state, options, base, _texts(options), resume):
+    texts = [source.path for source in map(Source.parse, options.data) if source.path]
+    _check_output(out, base, texts, options)
+    with opened(state, options, base, texts, resume):
         run = Run(_as_gguf(base, state, progress), state, options, progress)
         with contextlib.closing(run.vocab):
             write_own_text(run)
@@ -142,17 +144,13 @@ def train(
             return write_result(run, out, held_out)
 
 
-def _check_output(out: Path, base: Path, options: Options) -> None:
+def _check_output(out: Path, base: Path, texts: list[Path], options: Options) -> None:
     """UsageError where the pack would take the place of what it is made from; it is written hours later."""
     output_target(out)
     held_out = [source.path for source in (Source.parse(text, "--valid") for text in options.valid) if source.path]
-    inputs = [base, *([Path(options.init)] if options.init else []), *_texts(options), *held_out]
+    inputs = [base, *([Path(options.init)] if options.init else []), *texts, *held_out]
     if out.exists() and out.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{out} is also the input", hint="name another file with -o")
-
-
-def _texts(options: Options) -> list[Path]:
-    return [source.path for source in map(Source.parse, options.data) if source.path]
 
 
 def _device(name: str) -> str:
@@ -207,9 +205,6 @@ def harvest_chunks(run: Run) -> None:
 def tensors_of(row: Row) -> tuple[Tensor, Tensor]:  # [1, T] each
     """A row's tokens, and which of its predictions count."""
     return torch.tensor([row.tokens]), torch.tensor([row.counts])
-
-
-SECONDS_BETWEEN_SAVES = 10.0
 
 
 def tune(run: Run) -> None:
