@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
+from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError, quote
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -142,7 +142,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{name!r} appears more than once")
+        raise ValueError(f"{quote(name)} appears more than once")
     return result
 
 
@@ -228,7 +228,7 @@ def _tensor(path: Path, data_start: int, name: str, entry: Any) -> SourceTensor:
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise IntegrityError(f"{path}: {name} has the type {dtype!r}, which safetensors does not know")
+        raise IntegrityError(f"{path}: {name} has the type {quote(dtype)}, which safetensors does not know")
     if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_size, shape)):
         raise IntegrityError(f"{path}: {name} has no sensible shape")
     if not isinstance(span, list) or len(span) != 2 or not all(map(_is_size, span)):

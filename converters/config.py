@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError, LiquidError, quote
 
 MAX_LAYERS = 512  # ref: llama.cpp, LLAMA_MAX_LAYERS
 MAX_SIZE = 1 << 24
@@ -130,7 +130,7 @@ class Config:
         """Refuse a value that would change the maths in a way nobody here computes; absent is fine."""
         value = self.raw(name)
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
-            raise LiquidError(f"{self.where}: {name} is {_short(value)}, which is not supported: {why}")
+            raise LiquidError(f"{self.where}: {name} is {quote(value)}, which is not supported: {why}")
 
     def was_asked(self, name: str) -> bool:
         return name in self._asked
@@ -138,20 +138,15 @@ class Config:
     def unknown(self) -> list[str]:
         """Keys that hold something, that nobody asked for and that are not known to be harmless."""
         found = [
-            f"{self.where}: {name} = {_short(value)} is not known here and was not converted"
+            f"{self.where}: {name} = {quote(value)} is not known here and was not converted"
             for name, value in self.values.items()
             if name not in self._asked and name not in HARMLESS and not _is_nothing(value)
         ]
         return found + [line for section in self._sections for line in section.unknown()]
 
     def _wrong(self, name: str, value: Any, expected: str) -> IntegrityError:
-        return IntegrityError(f"{self.where}: {name} is {_short(value)}, expected {expected}")
+        return IntegrityError(f"{self.where}: {name} is {quote(value)}, expected {expected}")
 
 
 def _is_nothing(value: Any) -> bool:
     return value is None or value is False or value in ([], {}, "")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

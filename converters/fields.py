@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType as Type
 
-from liquidcli.errors import IntegrityError
+from liquidcli.errors import IntegrityError, quote
 
 _PACKING = {Type.UINT16: "<H", Type.UINT32: "<I", Type.INT32: "<i", Type.FLOAT32: "<f", Type.BOOL: "<?"}
 _CARRIERS = {Type.UINT32: "<u4", Type.INT32: "<i4", Type.FLOAT32: "<f4", Type.BOOL: "?"}
@@ -87,4 +87,4 @@ def _pack_value(value: Any, kind: Type, where: str) -> bytes:
     try:
         return struct.pack(_PACKING[kind], value)
     except (struct.error, OverflowError) as error:
-        raise IntegrityError(f"{where} cannot hold {value!r}") from error
+        raise IntegrityError(f"{where} cannot hold {quote(value)}") from error

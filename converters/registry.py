@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError, LiquidError, quote
 
 from .config import Config
 from .fields import Field
@@ -97,13 +97,13 @@ def find(config: dict[str, Any], present: Collection[str] = ()) -> tuple[str, Ma
     """The name config.json gives and what makes its architecture; `present` are the tensors' names."""
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise IntegrityError(f"config.json names no architecture (model_type {config.get('model_type')!r:.40})")
+        raise IntegrityError(f"config.json names no architecture (model_type {quote(config.get('model_type'))})")
     for name in names:
         if name in known():
             variants = (maker for when, maker in _VARIANTS.get(name, ()) if when(config, present))
             return name, next(variants, known()[name])
     near = difflib.get_close_matches(names[0], known(), 3, 0.0)
     raise LiquidError(
-        f"the architecture {names[0][:80]!r} is not known here; nearest: {', '.join(near)}",
+        f"the architecture {quote(names[0])} is not known here; nearest: {', '.join(near)}",
         hint="liquid convert --list; a new architecture is one file in converters/arch/, see CONTRIBUTING.md",
     )

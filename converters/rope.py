@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError, LiquidError, quote
 
 from . import fields
 from .config import Config
@@ -69,7 +69,7 @@ def read_section(config: Config, section: Config, default_theta: float, *, longr
     kind = section.raw("rope_type", section.raw("type", "default"))
     kind = OLD_NAMES.get(kind.lower(), kind.lower()) if isinstance(kind, str) else kind
     if kind not in KINDS or (kind == "longrope" and not longrope):
-        raise LiquidError(f"{section.where}: rope_type {kind!r} is not supported, only {', '.join(KINDS)} are")
+        raise LiquidError(f"{section.where}: rope_type {quote(kind)} is not supported, only {', '.join(KINDS)} are")
     if kind == "default":
         return Rope(theta)
     original = config.integer("original_max_position_embeddings", None, high=(1 << 31) - 1)

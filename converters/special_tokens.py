@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGUFValueType as Type
 
-from liquidcli.errors import IntegrityError
+from liquidcli.errors import IntegrityError, quote
 
 from . import fields
 from .checkpoint import Checkpoint, check_small, is_there
@@ -159,7 +159,7 @@ def _read_processor(processor: dict[str, Any], special: SpecialTokens) -> None:
         _read_single(single, special)
         _read_pair(single, pair, special)
     else:
-        special.warnings.append(f"tokenizer.json's post-processor {kind!r} is not known here and was not converted")
+        special.warnings.append(f"tokenizer.json's post-processor {quote(kind)} is not known, it was not converted")
 
 
 def _pieces(template: Any) -> list[tuple[str, str]]:
@@ -178,7 +178,8 @@ def _read_single(single: list[tuple[str, str]], special: SpecialTokens) -> None:
     if single[0][0] == "SpecialToken":
         special.added["bos"] = words.setdefault("bos", single[0][1]) == single[0][1]
         if not special.added["bos"]:
-            special.warnings.append(f"texts begin with {single[0][1]!r}, which is not the bos token {words['bos']!r}")
+            begin, bos = quote(single[0][1]), quote(words["bos"])
+            special.warnings.append(f"texts begin with {begin}, which is not the bos token {bos}")
     if single[-1][0] == "SpecialToken":
         if (last := single[-1][1]) != words.get("eos"):
             if "eos" in words:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from liquidcli.errors import IntegrityError, LiquidError, NotFoundError
+from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, quote
 
 from . import fields
 from .bpe import bpe_fields
@@ -51,5 +51,5 @@ def _is_sentencepiece(tokenizer: dict[str, Any]) -> bool:
     if not isinstance(model, dict):
         raise IntegrityError("tokenizer.json has no model")
     if model.get("type") != "BPE":
-        raise LiquidError(f"tokenizer.json holds a {model.get('type')!r} model, only BPE is known here")
+        raise LiquidError(f"tokenizer.json holds a {quote(model.get('type'))} model, only BPE is known here")
     return bool(model.get("byte_fallback"))

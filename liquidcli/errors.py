@@ -14,6 +14,19 @@ Knows nothing of terminals: `liquidcli.cli.app` is the only handler.
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_MOST_QUOTED = 80  # letters
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, _MOST_QUOTED, _MOST_QUOTED
+
+
+def quote(said: Any) -> str:
+    """What a file says, as Python spells it (so without control characters), short enough for a sentence."""
+    text = _SHORT.repr(said)
+    return text if len(text) <= _MOST_QUOTED else f"{text[:52]}...{text[-24:]}"
+
 
 class LiquidError(Exception):
     """A failure a person can act on: one sentence, an optional hint, an exit code."""

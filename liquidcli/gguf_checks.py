@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType
 
-from .errors import IntegrityError
+from .errors import IntegrityError, quote
 from .gguf_checks_depth import check_depth
 from .gguf_checks_liquid import check_attention_keys, expert_layers
 from .gguf_checks_tokenizer import check_tokenizer
-from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from .errors import IntegrityError
+from .errors import IntegrityError, quote
 from .gate_layout import GATE_KINDS, KV_POLICIES, GateLayout, GatePlace
-from .gguf_parse import quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile

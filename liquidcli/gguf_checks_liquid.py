@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gguf import GGUFValueType
 
-from .errors import IntegrityError
-from .gguf_parse import quote
+from .errors import IntegrityError, quote
 
 if TYPE_CHECKING:
     from .gguf_file import GGUFFile

@@ -14,9 +14,9 @@ from types import TracebackType
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from .errors import IntegrityError, NotFoundError, UsageError
+from .errors import IntegrityError, NotFoundError, UsageError, quote
 from .gguf_checks import check_loadable
-from .gguf_parse import Shard, TensorInfo, quote, read_shard
+from .gguf_parse import Shard, TensorInfo, read_shard
 
 __all__ = ["GGUFFile", "TensorInfo", "check_loadable", "open_gguf"]
 

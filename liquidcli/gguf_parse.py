@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from .errors import IntegrityError, NotFoundError, UsageError
+from .errors import IntegrityError, NotFoundError, UsageError, quote
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -36,12 +36,6 @@ _SCALARS = {
     GGUFValueType.UINT32: "<u4", GGUFValueType.INT32: "<i4", GGUFValueType.UINT64: "<u8", GGUFValueType.INT64: "<i8",
     GGUFValueType.FLOAT32: "<f4", GGUFValueType.FLOAT64: "<f8", GGUFValueType.BOOL: "<u1",
 }  # fmt: skip
-
-
-def quote(said: Any) -> str:
-    """What a file says, short enough for a sentence."""
-    text = repr(said)
-    return text if len(text) <= 80 else f"{text[:52]}...{text[-24:]}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from liquidcli.errors import LiquidError
+from liquidcli.errors import LiquidError, quote
 from liquidcli.gguf_file import GGUFFile
 
 from ..arch.gemma3_text import LAYERS_OF_27B, STOCK_PATTERN
@@ -146,7 +146,8 @@ def read_target(f: GGUFFile, keys: Keys) -> Target:
     known = _known()
     if f.architecture not in known:
         raise LiquidError(
-            f"{f.path} has the architecture {f.architecture!r}, which is not exported; {', '.join(sorted(known))} are"
+            f"{f.path} has the architecture {quote(f.architecture)}, which is not exported;"
+            f" {', '.join(sorted(known))} are"
         )
     return known[f.architecture](f, keys)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError, LiquidError, quote
 
 from ..rope import Rope
 from ..rope_factors import rope_tensors
@@ -50,7 +50,7 @@ def rope_parameters(keys: Keys, head_dim: int, default_theta: float = 10000.0) -
     if kind == "linear" and magnitude is None:
         return found | {"rope_type": "linear", "factor": shortest(scale)}
     if kind != "none" or magnitude is not None:
-        raise LiquidError(f"{keys.file.path}: rope.scaling.type {kind!r} is not exported as it stands there")
+        raise LiquidError(f"{keys.file.path}: rope.scaling.type {quote(kind)} is not exported as it stands there")
     return found
 
 

@@ -16,7 +16,7 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, UsageError, quote
 from ..files import atomic_output
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
@@ -72,7 +72,7 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
         raise UsageError(f"{f.path} is a model with gates already; a gate pack is applied to the plain base")
     if f.architecture not in WORDS:
         raise UsageError(
-            f"{f.path} has the architecture {f.architecture!r}; packs can be applied to {', '.join(WORDS)}"
+            f"{f.path} has the architecture {quote(f.architecture)}; packs can be applied to {', '.join(WORDS)}"
         )
     if difference := gates.base.difference(base_identity(f)):
         raise IntegrityError(
@@ -106,7 +106,7 @@ def _base_tensor(f: GGUFFile, name: str, gates: Pack) -> Tensor:
         return Tensor(name, info.shape, info.type, info.size_bytes, lambda: f.raw(name))
     a, b = gates.lora[name]
     if (b.shape[0], a.shape[1]) != info.shape[::-1]:
-        raise IntegrityError(f"the low-rank update of {name!r} does not fit its shape {list(info.shape)}")
+        raise IntegrityError(f"the low-rank update of {quote(name)} does not fit its shape {list(info.shape)}")
     return Tensor(name, info.shape, info.type, info.size_bytes, lambda: encode(f.array(name) + b @ a, info.type))
 
 
@@ -133,7 +133,7 @@ def adapter_type(f: GGUFFile, name: str, row: int) -> T:
     beside = [f"blk.{layer}.{_FFN[role]}{suffix}.weight" for suffix in ("", "_exps")]
     found = next((f.tensors[tensor].type for tensor in beside if tensor in f.tensors), None)
     if found is None:
-        raise IntegrityError(f"{f.path} has no {beside[0]}, so the type of {name!r} is not known")
+        raise IntegrityError(f"{f.path} has no {beside[0]}, so the type of {quote(name)} is not known")
     kind = found
     while row % GGML_QUANT_SIZES[kind][0]:
         kind = _FALLBACK.get(kind, T.F16)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, UsageError, quote
 from ..gguf_file import GGUFFile
 
 
@@ -44,7 +44,8 @@ class Identity:
 def check_is_model(f: GGUFFile) -> None:
     """UsageError for a pack or an adapter where the plain model is meant."""
     if (kind := f.metadata.get("general.type", "model")) != "model":
-        raise UsageError(f"{f.path} is no model but a GGUF of the type {kind!r}", hint="the plain base is meant here")
+        hint = "the plain base is meant here"
+        raise UsageError(f"{f.path} is no model but a GGUF of the type {quote(kind)}", hint=hint)
 
 
 def bf16_bytes(values: np.ndarray) -> bytes:
@@ -84,5 +85,5 @@ def _number(f: GGUFFile, key: str, default: int) -> int:
     if isinstance(value, list):
         value = sum(value) if all(isinstance(v, int) for v in value) else -1
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise IntegrityError(f"{f.path}: {f.architecture}.{key} is {value!r}, a number was expected")
+        raise IntegrityError(f"{f.path}: {f.architecture}.{key} is {quote(value)}, a number was expected")
     return value

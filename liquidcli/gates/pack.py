@@ -19,7 +19,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, quote
 from ..files import atomic_output
 from ..gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys, GatePlace
 from ..gguf_file import GGUFFile, open_gguf
@@ -126,7 +126,7 @@ def read_pack(path: Path | str) -> Pack:
         if f.metadata.get("general.type") != "adapter" or f.metadata.get("adapter.type") != "depth_gates":
             kind = f.metadata.get("general.type", "model")
             raise IntegrityError(
-                f"{path} is a GGUF of the type {kind!r}, a gate pack was expected",
+                f"{path} is a GGUF of the type {quote(kind)}, a gate pack was expected",
                 hint="liquid gates show PACK tells what a pack holds",
             )
         depth = read_depth(f, n_layer=_base_number(f, "block_count"))
@@ -146,7 +146,7 @@ def _check_bytes(f: GGUFFile) -> None:
 def _base_number(f: GGUFFile, name: str) -> int:
     number = f.metadata.get(BASE_PREFIX + name)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
-        _fail(f.path, f"{BASE_PREFIX}{name} is {number!r}, a number was expected")
+        _fail(f.path, f"{BASE_PREFIX}{name} is {quote(number)}, a number was expected")
     return number
 
 
@@ -154,9 +154,9 @@ def _read_identity(f: GGUFFile) -> Identity:
     text: dict[str, Any] = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
     for name, content in text.items():
         if not isinstance(content, str):
-            _fail(f.path, f"{BASE_PREFIX}{name} is {content!r}, so the base it belongs to is not known")
+            _fail(f.path, f"{BASE_PREFIX}{name} is {quote(content)}, so the base it belongs to is not known")
     if text["architecture"] != f.architecture:
-        _fail(f.path, f"it says {f.architecture!r} and is for a base of {text['architecture']!r}")
+        _fail(f.path, f"it says {quote(f.architecture)} and is for a base of {quote(text['architecture'])}")
     numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
     return Identity(**text, **dict[str, Any]((name, _base_number(f, name)) for name in numbers))
 
@@ -168,7 +168,7 @@ def read_depth(f: GGUFFile, n_layer: int) -> Depth:
         return f.metadata.get(f"liquid.depth.{name}", default)
 
     if get("version") != 1:
-        _fail(f.path, f"liquid.depth.version is {get('version')!r}, this version reads 1")
+        _fail(f.path, f"liquid.depth.version is {quote(get('version'))}, this version reads 1")
     fields: dict[str, Any] = {
         name: get(name, getattr(Depth, name))
         for name in (
@@ -206,13 +206,13 @@ def _fail(path: Path | None, what: str) -> NoReturn:
 def _check_depth(depth: Depth, n_layer: int, path: Path | None) -> None:
     for name, allowed in _CHOICES.items():
         if getattr(depth, name) not in allowed:
-            _fail(path, f"liquid.depth.{name} is {getattr(depth, name)!r}, not one of {', '.join(allowed)}")
+            _fail(path, f"liquid.depth.{name} is {quote(getattr(depth, name))}, not one of {', '.join(allowed)}")
     if fault := depth.layout.fault():
         _fail(path, fault)
     if not depth.layers:
         _fail(path, "it has no gate at all")
     if not isinstance(depth.threshold, float) or not 0 <= depth.threshold <= 1:
-        _fail(path, f"liquid.depth.threshold is {depth.threshold!r}, a number from 0 to 1 was expected")
+        _fail(path, f"liquid.depth.threshold is {quote(depth.threshold)}, a number from 0 to 1 was expected")
     _check_calibration(depth, path)
 
 
@@ -237,11 +237,11 @@ def check_pack(pack: Pack, path: Path | None = None) -> None:
     for name, content in pack.tensors.items():
         match = _NAME.match(name)
         if not match and not _LORA.match(name):
-            _fail(path, f"tensor {name!r} is none that a gate pack holds")
+            _fail(path, f"tensor {quote(name)} is none that a gate pack holds")
         if match and (int(match[1]), match[2]) not in known:
-            _fail(path, f"tensor {name!r} belongs to no gate of this pack")
+            _fail(path, f"tensor {quote(name)} belongs to no gate of this pack")
         if not np.isfinite(content).all():
-            _fail(path, f"tensor {name!r} holds numbers that are not finite")
+            _fail(path, f"tensor {quote(name)} holds numbers that are not finite")
     for gate in gates:
         _check_gate(pack, gate, n_embd, path)
         if gate.may_adapt:
@@ -284,12 +284,12 @@ def _check_lora(pack: Pack, path: Path | None) -> None:
     for name in {match[1] for tensor in pack.tensors if (match := _LORA.match(tensor))}:
         a, b = (pack.tensors.get(f"{name}.lora_{side}") for side in "ab")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            _fail(path, f"the low-rank update of {name!r} is not a pair [r, in], [out, r]")
+            _fail(path, f"the low-rank update of {quote(name)} is not a pair [r, in], [out, r]")
 
 
 def _shaped(pack: Pack, name: str, shape: tuple[int, ...], path: Path | None) -> None:
     if name not in pack.tensors:
-        _fail(path, f"the tensor {name!r} is missing")
+        _fail(path, f"the tensor {quote(name)} is missing")
     found = pack.tensors[name].shape
     if found != shape:
-        _fail(path, f"tensor {name!r} has the shape {list(found[::-1])}, {list(shape[::-1])} was expected")
+        _fail(path, f"tensor {quote(name)} has the shape {list(found[::-1])}, {list(shape[::-1])} was expected")

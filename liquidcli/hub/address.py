@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import IntegrityError, NetworkError
+from ..errors import IntegrityError, NetworkError, quote
 from ..files import check_space
 from ..gguf_parse import read_shard
 from .cache import sole_writer
@@ -129,7 +129,7 @@ def _check_gguf(part: Path, url: str) -> None:
     with part.open("rb") as handle:
         magic = handle.read(4)
     if magic != b"GGUF":
-        raise IntegrityError(f"{url} is no GGUF file: it begins with {magic!r}", hint=hint)
+        raise IntegrityError(f"{url} is no GGUF file: it begins with {quote(magic)}", hint=hint)
     try:
         read_shard(part, 0)
     except IntegrityError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, quote
 from ..files import sha256_file
 from .home import folder, hub_cache, liquid_home
 
@@ -71,10 +71,10 @@ def part_of(blobs: Path, etag: str) -> Path:
 def check_inside(repo_id: str, path: str) -> None:
     """IntegrityError for a file name that leads out of its repository, or that no terminal can show."""
     if _UNSEEN.search(path):
-        raise IntegrityError(f"{repo_id} lists the file {path!r}, with control characters", hint="do not trust it")
+        raise IntegrityError(f"{repo_id} lists the file {quote(path)}, with control characters", hint="do not trust it")
     if _OUTSIDE.search(path):
         raise IntegrityError(
-            f"{repo_id} lists the file {path!r}, whose name leads out of the repository", hint="do not trust it"
+            f"{repo_id} lists the file {quote(path)}, whose name leads out of the repository", hint="do not trust it"
         )
 
 

@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from liquidcli.errors import IntegrityError
+from liquidcli.errors import IntegrityError, quote
 from liquidcli.gate_layout import GatePlace
 
 from .depth_config import DepthConfig, require
@@ -121,7 +121,7 @@ class LiquidConfig:
     def _check(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            require(value in allowed, f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+            require(value in allowed, f"{name} is {quote(value)}, expected one of {', '.join(allowed)}")
         kinds = set(self.layer_types or ())
         n_expert, n_used = self.num_local_experts, self.num_experts_per_tok
         spans = self.depth.gate_span if self.depth else [0] * self.num_hidden_layers
@@ -175,7 +175,7 @@ class LiquidConfig:
         """From a config.json's object; unknown keys are ignored here (the converter reports them)."""
         values = dict(values)
         model_type = values.get("model_type", "liquid")
-        require(model_type in MODEL_TYPES, f"model_type is {model_type!r}, the reference reads {MODEL_TYPES}")
+        require(model_type in MODEL_TYPES, f"model_type is {quote(model_type)}, the reference reads {MODEL_TYPES}")
         if parameters := values.get("rope_parameters"):  # newer transformers' one object for both
             values.setdefault("rope_theta", parameters.get("rope_theta", 10000.0))
             values.setdefault("rope_scaling", {k: v for k, v in parameters.items() if k != "rope_theta"})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import IntegrityError, Interrupted, UsageError
+from ..errors import IntegrityError, Interrupted, UsageError, quote
 from .depth import DepthPolicy
 from .windows import plan_windows, sequences_at_once, steps_of
 
@@ -58,7 +58,7 @@ class Importance:
         if len(entry.counts) == 1 < n_counts and entry.sums.size == n_matrices * n_per_row:  # from a .dat file
             entry = self.entries[name] = Entry(entry.sums.reshape(n_matrices, -1), np.repeat(entry.counts, n_counts))
         if entry.sums.shape != (n_matrices, n_per_row):
-            raise IntegrityError(f"{name!r} is used with rows of {entry.sums.shape[1]} and of {n_per_row}")
+            raise IntegrityError(f"{quote(name)} is used with rows of {entry.sums.shape[1]} and of {n_per_row}")
         return entry
 
     def _add_rows(self, product: Product, keep: np.ndarray | None) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError, NotFoundError
+from ..errors import IntegrityError, NotFoundError, quote
 from ..files import atomic_output
 from ..gguf_file import GGUFFile
 
@@ -52,8 +52,9 @@ class OtherOrigin(IntegrityError):
 
     def __init__(self, path: Path, what: str, found: object, expected: object) -> None:
         hint = "states are only good for the build, model and context they were saved from; delete it"
-        found = str(found)[:80]
-        super().__init__(f"the state file {path} is of another {what}: {found!r}, not {expected!r}", hint=hint)
+        super().__init__(
+            f"the state file {path} is of another {what}: {quote(str(found))}, not {expected!r}", hint=hint
+        )
         self.what = what
 
 

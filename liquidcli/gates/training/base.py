@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import UsageError, quote
 from ...gguf_file import GGUFFile, open_gguf
 from ..stock import WORDS, derived_keys
 from .units import POST_NORMS, Units
@@ -120,7 +120,7 @@ def _layer(f: GGUFFile, layer: int) -> dict[str, str]:
 def _shape(f: GGUFFile) -> BaseShape:
     arch = f.architecture
     if arch not in WORDS:
-        raise UsageError(f"{f.path} has the architecture {arch!r}; gates can be trained on {', '.join(WORDS)}")
+        raise UsageError(f"{f.path} has the architecture {quote(arch)}; gates can be trained on {', '.join(WORDS)}")
 
     def said(key: str, default: Any = None) -> Any:
         return f.metadata.get(f"{arch}.{key}", default)
