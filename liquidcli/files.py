@@ -11,7 +11,9 @@ import glob
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,11 +52,36 @@ def output_target(path: Path) -> Path:
     return path
 
 
+def check_apart(out: Path, *inputs: Path | None, hint: str = "name another file with -o") -> None:
+    """UsageError where `out` would take the place of what it is made from, whatever its name."""
+    if out.exists() and any(path and path.exists() and out.samefile(path) for path in inputs):
+        raise UsageError(f"{out} is also the input", hint=hint)
+
+
 def unwritable(folder: Path, error: OSError) -> LiquidError:
     """A file could not even be begun."""
     said = str(error.strerror or error)
     reason = f"{said[:1].lower()}{said[1:]}"
     return LiquidError(f"cannot write in {folder}: {reason}", hint="name another folder for the output")
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """For the moment in which a file is begun: Ctrl-C and requests to leave come once somebody is to remove it."""
+    if threading.current_thread() is not threading.main_thread():  # no other is ever interrupted
+        yield
+        return
+    came: list[int] = []
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for number in known if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
@@ -67,30 +94,31 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
     path = output_target(Path(path))
     _sweep(path)
     check_space(path.parent, size_bytes)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-    part = Path(name)
-    try:
-        _claim(handle)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(mode & ~umask)
-        part.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(
-                f"the disk of {path.parent} is full; nothing was kept",
-                hint="free some space, or name another folder for the output",
-            ) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
-        os.close(handle)
+    with contextlib.ExitStack() as undo:
+        with signals_wait():
+            try:
+                handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            except OSError as error:
+                raise unwritable(path.parent, error) from error
+            part = Path(name)
+            undo.callback(os.close, handle)
+            undo.callback(part.unlink, missing_ok=True)
+        try:
+            _claim(handle)
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(mode & ~umask)
+            part.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskSpaceError(
+                    f"the disk of {path.parent} is full; nothing was kept",
+                    hint="free some space, or name another folder for the output",
+                ) from error
+            raise
 
 
 def _sweep(path: Path) -> None:

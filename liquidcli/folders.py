@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DiskSpaceError, NotFoundError, UsageError
-from .files import check_space, unwritable
+from .files import check_space, signals_wait, unwritable
 
 
 @contextlib.contextmanager
@@ -29,25 +29,27 @@ def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
     check_space(path.parent, size_bytes)
-    try:
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-    try:
-        yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o777 & ~umask)
-        part.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(
-                f"the disk of {path.parent} is full; nothing was kept", hint="free some space, or name another folder"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with contextlib.ExitStack() as undo:
+        with signals_wait():
+            try:
+                part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            except OSError as error:
+                raise unwritable(path.parent, error) from error
+            undo.callback(shutil.rmtree, part, ignore_errors=True)
+        try:
+            yield part
+            for file in part.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as opened:
+                        os.fsync(opened.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o777 & ~umask)
+            part.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskSpaceError(
+                    f"the disk of {path.parent} is full; nothing was kept",
+                    hint="free some space, or name another folder",
+                ) from error
+            raise

@@ -30,21 +30,19 @@ _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_
 
 
 class Part:
-    """Bytes on their way to `target`. `done` counts the caller's own units that need not be written again."""
+    """Bytes on their way to `target`. `done` counts the caller's own units that need not be written again.
 
-    def __init__(self, target: Path, size_bytes: int, job: str) -> None:
+    Its file is begun or found at once, and the caller's to `keep` or `abandon` from then on; `resume` comes first.
+    """
+
+    def __init__(self, target: Path, job: str) -> None:
         self.target, self.job = output_target(target), job
         self.path = self.target.with_name(f".{self.target.name}.part")
         self.journal = self.target.with_name(f".{self.target.name}.part.json")
         self.digest, self.offset, self.done = hashlib.sha256(), 0, 0
         self._file = self._open()
-        self._saved_at, self.is_saved = time.monotonic(), False
-        try:
-            self._resume()
-            check_space(self.target.parent, size_bytes - self.offset)
-        except BaseException:
-            self.abandon()
-            raise
+        self._saved_at = time.monotonic()
+        self.is_saved = self._read_journal()[0] > 0  # until the contrary is known: who stops early loses nothing
 
     def _open(self) -> BinaryIO:
         while True:
@@ -60,7 +58,8 @@ class Part:
                     return file
             file.close()  # its owner finished between open and lock
 
-    def _resume(self) -> None:
+    def resume(self, size_bytes: int) -> None:
+        """Take over what an earlier run left; DiskSpaceError where the rest of `size_bytes` does not fit."""
         offset, saved = self._read_journal()
         if offset:
             self._file.seek(0)
@@ -69,11 +68,12 @@ class Part:
                 self.digest.update(chunk)
                 left -= len(chunk)
             if left == 0 and self.digest.hexdigest() == saved["sha256"]:
-                self.offset, self.done, self.is_saved = offset, saved["done"], True
+                self.offset, self.done = offset, saved["done"]
             else:
-                self.digest = hashlib.sha256()
+                self.digest, self.is_saved = hashlib.sha256(), False
         self._file.truncate(self.offset)
         self._file.seek(self.offset)
+        check_space(self.target.parent, size_bytes - self.offset)
 
     def _read_journal(self) -> tuple[int, dict[str, Any]]:
         try:

@@ -23,6 +23,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as T
 
 from liquidcli.errors import IntegrityError, Interrupted, UsageError
+from liquidcli.files import check_apart, signals_wait
 from liquidcli.gguf_file import GGUFFile, open_gguf
 from liquidcli.llama import ggml
 
@@ -83,12 +84,14 @@ def run(plan: Plan, out: Path | str, *, n_threads: int | None = None, progress: 
         _check_same_input(plan, f)
         outputs = output_paths(plan, Path(out))
         for path in outputs:
-            _check_apart([*f.paths, *([plan.imatrix] if plan.imatrix else [])], path)
+            check_apart(path, *f.paths, plan.imatrix, hint="name another output file")
         writer = _Writer(plan, f, n_threads or _n_cores(), progress)
         parts = []
         for shard, path in zip(plan.shards, outputs, strict=True):
-            parts.append(Part(path, shard.size_bytes, writer.job(shard)))
-            undo.push(_leave(parts[-1]))
+            with signals_wait():
+                parts.append(Part(path, writer.job(shard)))
+                undo.push(_leave(parts[-1]))
+            parts[-1].resume(shard.size_bytes)
         resumed_bytes = sum(part.offset for part in parts)
         for shard, part in zip(plan.shards, parts, strict=True):
             writer.write(shard, part)
@@ -140,11 +143,6 @@ def _check_same_input(plan: Plan, f: GGUFFile) -> None:
     found = {info.name: (info.type, info.size_bytes) for info in f.tensors.values()}
     if found != {t.name: (t.source_type, t.source_bytes) for t in plan.tensors}:
         raise IntegrityError(f"{plan.input} has changed since the plan was made")
-
-
-def _check_apart(read: list[Path], out: Path) -> None:
-    if out.exists() and any(out.samefile(path) for path in read):
-        raise UsageError(f"{out} is the input itself", hint="name another output file")
 
 
 class _Writer:

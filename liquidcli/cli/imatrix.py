@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import UsageError
+from ..files import check_apart, output_target
 from ..ui.console import out
 from .locate import locate
 from .options import (
@@ -76,7 +77,7 @@ def imatrix(
     if file or not in_file:
         text = read_text(file, "imatrix")
         path = locate(model, gates, offline=offline, depths=[policy])
-        _check_apart(output, [path, *([file] if file else [])])
+        check_apart(output, path, file)
         about |= _count(
             path, text, policy, sums, (n_ctx, n_chunks, n_batch), process_output=process_output,
             n_ubatch=n_ubatch, n_threads=n_threads, n_gpu_layers=n_gpu_layers,
@@ -90,7 +91,6 @@ def imatrix(
 
 def _check(output: Path, form: str, n_ctx: int) -> None:
     """Before hours are spent."""
-    from ..files import output_target
     from ..runtime.imatrix import FEWEST_ROWS
 
     if form not in FORMS:
@@ -99,12 +99,6 @@ def _check(output: Path, form: str, n_ctx: int) -> None:
         found = f"an importance matrix needs a context of at least {FEWEST_ROWS} tokens, not {n_ctx}"
         raise UsageError(found, hint="for example -c 512")
     output_target(output)
-
-
-def _check_apart(output: Path, read: list[Path]) -> None:
-    for path in read:
-        if output.exists() and output.samefile(path):
-            raise UsageError(f"{output} is what is read; the output would take its place", hint="-o imatrix.gguf")
 
 
 def _count(

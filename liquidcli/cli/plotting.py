@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files import atomic_output, output_target
+from ..files import atomic_output, check_apart, output_target
 
 
 def check_plot(path: Path, *inputs: Path | None) -> None:
@@ -20,9 +20,7 @@ def check_plot(path: Path, *inputs: Path | None) -> None:
         raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'liquid-depth[plot]'")
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path}: a file name that ends in .png was expected")
-    target = output_target(path)
-    if target.exists() and any(given and given.exists() and target.samefile(given) for given in inputs):
-        raise UsageError(f"{path} is also the input", hint="name another file with --plot")
+    check_apart(output_target(path), *inputs, hint="name another file with --plot")
 
 
 def new_figure(width: float, height: float) -> Any:

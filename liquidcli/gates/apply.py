@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 
 from ..errors import IntegrityError, UsageError, quote
-from ..files import atomic_output
+from ..files import atomic_output, check_apart
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .container import Tensor
@@ -40,8 +40,7 @@ def apply_pack(base: Path | str, pack: Path | str, out: Path | str, progress: Pr
     gates = read_pack(pack)
     with open_gguf(base) as f:
         check_base(f, gates)
-        if out.exists() and out.resolve() in {path.resolve() for path in (*f.paths, Path(pack))}:
-            raise UsageError(f"{out} is also the input", hint="name another file with -o")
+        check_apart(out, *f.paths, Path(pack))
         added, types = _depth_tensors(f, gates)
         tensors = [_base_tensor(f, name, gates) for name in f.tensors] + added
         keys = _keys(f, gates)

@@ -73,8 +73,8 @@ def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("imatrix", "-m", model, "-f", random_models.TEXT, "-o", tmp_path), 2, "is a folder")
     failed(liquid("imatrix", "-m", model, "-f", tmp_path), 2, "folder")
     before, few = model.read_bytes(), ["-c", 64, "--chunks", 1]
-    failed(liquid("imatrix", "-m", model, "-f", random_models.TEXT, *few, "-o", model), 2, "would take its place")
-    failed(liquid("imatrix", "-m", model, "-f", text, *few, "-o", text), 2, "would take its place")
+    failed(liquid("imatrix", "-m", model, "-f", random_models.TEXT, *few, "-o", model), 2, "also the input")
+    failed(liquid("imatrix", "-m", model, "-f", text, *few, "-o", text), 2, "also the input")
     failed(liquid("imatrix", "-m", model, "-f", random_models.TEXT, "-c", 0), 2, "at least 16 tokens, not 0")
     assert model.read_bytes() == before and text.read_text() == "no matrix"
     words = ["quantize", model, "Q8_0", "--allow-requantize", "--imatrix"]

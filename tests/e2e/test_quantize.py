@@ -134,7 +134,7 @@ def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("quantize", model, "-o", "o.gguf", "Q4_0"), 2, "OUT and TYPE are words", "liquid quantize IN [OUT]")
     failed(liquid("quantize", model, "--quantize", "Q4_0"), 2, "OUT and TYPE are words", "liquid quantize IN [OUT]")
     failed(liquid("quantize", model, "/proc/x.gguf", "Q4_0"), 1, "cannot write in /proc", "hint: name another folder")
-    failed(liquid("quantize", model, model, "Q4_0"), 2, "is the input itself")
+    failed(liquid("quantize", model, model, "Q4_0"), 2, "is also the input")
     failed(liquid("quantize", model, "Q4_0", "many"), 2, "no number of threads")
     failed(liquid("quantize", tmp_path / "none.gguf", "Q4_0"), 3)
     failed(liquid("quantize", model, "Q4_0", "--tensor-type", "atn_q=q8_0"), 2, "'atn_q' matches none of the 21")
@@ -211,7 +211,7 @@ def test_importance_of_some_names(liquid, model, tmp_path):
     assert liquid("quantize", *words, "--exclude-weights", "ffn_down").returncode == 0
     with open_gguf(tmp_path / "noise-Q4_0.gguf") as f:
         assert f.metadata["quantize.imatrix.entries_count"] == 2
-    failed(liquid("quantize", model, "i.gguf", *words[1:]), 2, "i.gguf is the input itself")
+    failed(liquid("quantize", model, "i.gguf", *words[1:]), 2, "i.gguf is also the input")
 
 
 def test_a_limit_on_the_length_of_files(liquid, model, tmp_path):

@@ -136,7 +136,7 @@ def test_input_as_output(model, tmp_path):
     os.link(source, tmp_path / "link.gguf")
     (tmp_path / "soft.gguf").symlink_to(source)
     for name in ("m.gguf", "link.gguf", "soft.gguf"):
-        with pytest.raises(UsageError, match="is the input itself"):
+        with pytest.raises(UsageError, match="is also the input"):
             quant.run(quant.plan(source, "Q4_0"), tmp_path / name)
     assert source.read_bytes() == model.read_bytes()
 

@@ -95,6 +95,28 @@ def test_a_stopped_job_goes_on(model, whole, tmp_path, often):
     assert target.read_bytes() == whole.output.read_bytes()
 
 
+@pytest.mark.parametrize("function", ["open", "fstat"])
+def test_stopped_in_the_moment_its_file_is_begun(model, whole, tmp_path, often, monkeypatch, function):
+    """Nothing is left of a job that has just begun, and all of one that had come far."""
+    target, called = tmp_path / "q.gguf", getattr(os, function)
+
+    def then_ctrl_c(*words, **settings):
+        result = called(*words, **settings)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    for before, error in (([], KeyboardInterrupt), ([".q.gguf.part", ".q.gguf.part.json"], Interrupted)):
+        if before:
+            stopped(model, target)
+        plan = quant.plan(model, "Q4_K_M")
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(parts.os, function, then_ctrl_c)
+            quant.run(plan, target)
+        assert left(tmp_path) == before
+    result = quant.run(quant.plan(model, "Q4_K_M"), target)
+    assert result.resumed_bytes > 0 and result.sha256 == whole.sha256
+
+
 def test_a_short_job_leaves_nothing(model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         quant.run(quant.plan(model, "Q4_K_M"), tmp_path / "q.gguf", progress=stop_after(20))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from liquidcli.errors import UsageError
-from liquidcli.files import atomic_output
+from liquidcli.files import atomic_output, check_apart, signals_wait
+from liquidcli.folders import atomic_folder
 
 
 def test_a_pipe_or_device_is_not_replaced(tmp_path):
@@ -45,3 +48,41 @@ def test_parts_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path
             second.write_bytes(b"2")
         living.write_bytes(b"1")
     assert target.read_bytes() == b"1" and sorted(tmp_path.iterdir()) == [other, target]
+
+
+@pytest.mark.parametrize(("made_by", "output"), [("mkstemp", atomic_output), ("mkdtemp", atomic_folder)])
+def test_ctrl_c_in_the_moment_a_part_is_made(tmp_path, monkeypatch, made_by, output):
+    make = getattr(tempfile, made_by)
+
+    def made_and_stopped(**settings: object) -> object:
+        made = make(**settings)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(tempfile, made_by, made_and_stopped)
+    with pytest.raises(KeyboardInterrupt), output(tmp_path / "m"):
+        pytest.fail("the signal is lost")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_wait_for_the_end_and_none_is_lost() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+    assert steps == ["went on"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_output_is_told_from_its_inputs_by_the_file(tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    source.write_bytes(b"GGUF")
+    os.link(source, tmp_path / "hard")
+    (tmp_path / "soft").symlink_to(source)
+    for name in ("m.gguf", "hard", "soft"):
+        with pytest.raises(UsageError, match=f"{name} is also the input"):
+            check_apart(tmp_path / name, None, tmp_path / "gone", source)
+    check_apart(tmp_path / "new", source)
+    check_apart(source, None, tmp_path / "gone")

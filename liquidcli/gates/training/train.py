@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LiquidError, UsageError
-from ...files import atomic_output, output_target
+from ...files import atomic_output, check_apart, output_target
 from ...gate_layout import KV_POLICIES
 from ..pack import read_pack
 from .data import Row, Rows, Source, check_ids
@@ -148,9 +148,7 @@ def _check_output(out: Path, base: Path, texts: list[Path], options: Options) ->
     """UsageError where the pack would take the place of what it is made from; it is written hours later."""
     output_target(out)
     held_out = [source.path for source in (Source.parse(text, "--valid") for text in options.valid) if source.path]
-    inputs = [base, *([Path(options.init)] if options.init else []), *texts, *held_out]
-    if out.exists() and out.resolve() in {path.resolve() for path in inputs}:
-        raise UsageError(f"{out} is also the input", hint="name another file with -o")
+    check_apart(out, base, Path(options.init) if options.init else None, *texts, *held_out)
 
 
 def _device(name: str) -> str:
