@@ -133,12 +133,24 @@ def test_wrong_words_leave_nothing_behind(tmp_path, base, options):
         (NotFoundError, base, {"valid": (str(tmp_path / "none.txt"),)}),
         (UsageError, base, {"layers": (1, 9)}),
         (UsageError, base, {"rank": 1000}),
+        (UsageError, base, {"target": 0.5, "n_gates": 1}),
     ]
     for kind, model, words in wrong:
         with pytest.raises(kind):
             train(model, out, replace(options, **words))
         assert not (tmp_path / "p.gguf.state").exists()
     train(base, out, options)
+
+
+def test_a_target_out_of_reach_is_told_at_the_start(tmp_path, base, options):
+    """One gate on a fourth of the layers, or a pack's only gate."""
+    with pytest.raises(UsageError, match="--target 70%: gates on 1 of 4 layers leave 75% that always run"):
+        train(base, tmp_path / "p.gguf", replace(options, target=0.7))
+    train(base, tmp_path / "p.gguf", replace(options, target=0.76))
+    onward = Options(data=options.data, init=str(tmp_path / "p.gguf"), target=0.7, valid_rows=1)
+    with pytest.raises(UsageError, match="leave 75% that always run") as caught:
+        train(base, tmp_path / "q.gguf", onward)
+    assert caught.value.hint == "a higher --target"
 
 
 def test_held_out_text_may_change_and_is_looked_at_first(tmp_path, base, options):

@@ -20,6 +20,7 @@ import functools
 import json
 import math
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -47,6 +48,7 @@ from .vocab import Vocabulary
 
 Progress = Callable[[int, int, str], None]
 SECONDS_BETWEEN_SAVES = 10.0
+STEPS_TOLD = 20  # one step's loss jumps: its rows are as they come
 TRAINED_ON = "trained on"  # the kind of rows that are not held out
 
 
@@ -74,6 +76,18 @@ class Run:
             raise UsageError(f"--rank {o.rank}: at most {self.base.shape.n_embd}, the width of the base")
         self.initial = read_gates(Path(o.init), self.network) if o.init else None
         self.candidates = self.initial.places if self.initial else o.places(self.base.shape.n_layer)
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        """UsageError where all gates together, shut for every token, would still run more than the target."""
+        o, n_layer = self.options, self.base.shape.n_layer
+        n_gates = len(self.candidates) if self.initial else min(o.n_gates, len(self.candidates))
+        switched = sum(sorted(map(self.network.worth, self.candidates), reverse=True)[:n_gates])
+        least = round(1 - switched / n_layer, 9)
+        if o.target < least:
+            found = f"gates on {switched:.3g} of {n_layer} layers leave {math.ceil(100 * least)}% that always run"
+            hint = "" if self.initial else ", a larger --n-gates, or more --layers to choose from"
+            raise UsageError(f"--target {o.target:.0%}: {found}", hint=f"a higher --target{hint}")
 
     @functools.cached_property
     def kv(self) -> str:
@@ -240,7 +254,8 @@ def tune(run: Run) -> None:
         if keeps:
             save({"tuner": tuner.state(), "curve": curve, "n_tokens": n_tokens, "n_rows": rows.n_rows}, path)
             saved = time.monotonic()
-        told = f"end to end, KL {seen.kl:.3f} at {seen.executed_fraction:.1%}"
+        kl, executed = (statistics.fmean(s[name] for s in curve[-STEPS_TOLD:]) for name in ("kl", "executed_fraction"))
+        told = f"end to end, KL {kl:.3f} at {executed:.1%}"
         run.tell(min(n_tokens, o.tune_tokens), o.tune_tokens, told)
 
 
