@@ -164,7 +164,7 @@ def _print(result: dict[str, Any]) -> None:
     out.table(columns, [shown(row) for row in result["kinds"]])
     if found := result.get("prompts"):
         out.data(
-            f"\nalong full depth's answers ({found['n_prompts']} of them, {found['n_tokens']} tokens): the same "
+            f"\nalong full depth's answers to prompts ({found['n_prompts']}, {found['n_tokens']} tokens): the same "
             f"top token for {found['same_top_p']:.1%}, {found['executed_fraction']:.1%} of the layers run "
             f"({found['executed_min']:.1%} to {found['executed_max']:.1%})"
         )
