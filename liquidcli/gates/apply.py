@@ -19,6 +19,7 @@ from gguf import GGUFValueType as V
 from ..errors import IntegrityError, UsageError, quote
 from ..files import atomic_output, check_apart
 from ..gguf_file import GGUFFile, open_gguf
+from ..quant.types import NEEDS_IMATRIX
 from . import container
 from .container import Tensor
 from .identity import base_identity, check_is_model
@@ -30,6 +31,7 @@ Progress = Callable[[int, int, str], None]
 _FFN = {"depth_skip_gate": "ffn_gate", "depth_skip_up": "ffn_up", "depth_skip_down": "ffn_down"}
 # what a type becomes where a row does not divide into its blocks, as llama-quantize does; F16 where that fails too
 _FALLBACK = {T.Q2_K: T.Q4_0, T.Q3_K: T.Q4_0, T.Q4_K: T.Q5_0, T.Q5_K: T.Q5_1, T.Q6_K: T.Q8_0, T.IQ4_XS: T.IQ4_NL}
+_FALLBACK |= dict.fromkeys(NEEDS_IMATRIX, T.IQ4_NL)  # no importance matrix knows an adapter
 _PLAIN: dict[T, np.dtype] = {T.F32: np.dtype("<f4"), T.F16: np.dtype("<f2")}
 _NOT_OF_A_MODEL = ("split.no", "split.count", "split.tensors.count")
 
@@ -106,6 +108,9 @@ def _base_tensor(f: GGUFFile, name: str, gates: Pack) -> Tensor:
     a, b = gates.lora[name]
     if (b.shape[0], a.shape[1]) != info.shape[::-1]:
         raise IntegrityError(f"the low-rank update of {quote(name)} does not fit its shape {list(info.shape)}")
+    if info.type in NEEDS_IMATRIX:
+        found = f"the low-rank update of {quote(name)} cannot be merged: {info.type.name} needs an importance matrix"
+        raise UsageError(found, hint="apply the pack to the F16 file, then liquid quantize with --imatrix FILE")
     return Tensor(name, info.shape, info.type, info.size_bytes, lambda: encode(f.array(name) + b @ a, info.type))
 
 
@@ -127,14 +132,14 @@ def _depth_tensors(f: GGUFFile, gates: Pack) -> tuple[list[Tensor], dict[str, st
 
 
 def adapter_type(f: GGUFFile, name: str, row: int) -> T:
-    """The type of the feed-forward tensor beside it, or the first fallback whose blocks divide a row."""
+    """The type of the feed-forward tensor beside it, or the first fallback that can be made and divides a row."""
     layer, role = name.split(".")[1:3]
     beside = [f"blk.{layer}.{_FFN[role]}{suffix}.weight" for suffix in ("", "_exps")]
     found = next((f.tensors[tensor].type for tensor in beside if tensor in f.tensors), None)
     if found is None:
         raise IntegrityError(f"{f.path} has no {beside[0]}, so the type of {quote(name)} is not known")
     kind = found
-    while row % GGML_QUANT_SIZES[kind][0]:
+    while row % GGML_QUANT_SIZES[kind][0] or kind in NEEDS_IMATRIX:
         kind = _FALLBACK.get(kind, T.F16)
     return kind
 

@@ -40,8 +40,8 @@ class Calibration:
         return cls(tuple(columns[0]), tuple(columns[1]))
 
     def threshold_for(self, share: float) -> float:
-        """Linear between measured pairs, clamped at both ends."""
-        pairs = sorted(zip(self.executed_fraction, self.threshold, strict=True))
+        """Linear between measured pairs, clamped at both ends; a share rises as its threshold falls."""
+        pairs = sorted(zip(self.executed_fraction, self.threshold, strict=True), key=lambda pair: (pair[0], -pair[1]))
         fractions, thresholds = zip(*pairs, strict=True)
         return float(np.interp(share, fractions, thresholds))
 

@@ -54,10 +54,10 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:  # [n, n_vocab] float32
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean and its standard error."""
+    """The mean and its standard error; 0 of a single value."""
     mean = float(values.mean())
     variance = float((values * values).mean()) - mean * mean
-    return mean, float(np.sqrt(max(variance, 0.0) / (values.size - 1)))
+    return mean, float(np.sqrt(max(variance, 0.0) / max(values.size - 1, 1)))
 
 
 def comparison_json(comparison: Comparison, nll: np.ndarray, n_chunks: int) -> dict[str, Any]:

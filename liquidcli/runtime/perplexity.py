@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .depth import DepthPolicy
-from .divergence import Comparison, compare_rows, comparison_json
+from .divergence import Comparison, compare_rows, comparison_json, mean_and_error
 from .windows import Step, Windows, plan_windows, steps_of
 
 if TYPE_CHECKING:
@@ -63,11 +63,9 @@ class Evaluation:
 
     def ppl(self) -> tuple[float, float]:
         """The estimate and its standard error."""
-        nll = self.nll[: self.n_done]
-        mean = nll.mean()
-        variance = (nll * nll).mean() - mean * mean
+        mean, error = mean_and_error(self.nll[: self.n_done])
         ppl = _exp(mean)
-        return ppl, ppl * float(np.sqrt(max(variance, 0.0) / (nll.size - 1)))
+        return ppl, ppl * error
 
     def as_json(self) -> dict[str, Any]:
         ppl, ppl_error = self.ppl()

@@ -49,6 +49,9 @@ def plan_windows(
             f"the text has {n_tokens} tokens, perplexity with a context of {length} needs at least {2 * length}",
             hint="give a longer text with -f, or a smaller context with -c",
         )
+    if ppl_stride >= length:
+        found = f"a stride of {ppl_stride} tokens leaves some between windows of {length} that nothing scores"
+        raise UsageError(found, hint="a smaller --ppl-stride, or a larger context with -c")
     step = ppl_stride if strided else n_ctx
     most = -(-(n_tokens - length) // step) if strided else n_tokens // n_ctx
     return Windows(

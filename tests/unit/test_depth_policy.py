@@ -77,6 +77,10 @@ def test_a_file_s_keys_tell_what_becomes_of_a_depth_before_it_is_loaded():
 def test_calibration_of_one_pair_and_of_equal_fractions() -> None:
     assert Calibration((0.5,), (0.8,)).threshold_for(0.3) == 0.5
     assert 0.1 <= Calibration((0.1, 0.2, 0.9), (0.8, 0.8, 0.4)).threshold_for(0.8) <= 0.2
+    plateau = Calibration((0.1, 0.3, 0.5, 0.7, 0.9), (1.0, 0.9, 0.9, 0.9, 0.6))
+    for share, threshold in ((0.95, 0.2), (0.75, 0.8), (0.6, 0.9)):
+        assert plateau.threshold_for(share) == pytest.approx(threshold)
+        assert plateau.share_at(threshold) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["75%", "tau=0.4"])

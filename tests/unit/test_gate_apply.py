@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as T
 
 from liquidcli.errors import IntegrityError, UsageError
@@ -11,6 +12,7 @@ from liquidcli.gates.apply import adapter_type, apply_pack
 from liquidcli.gates.pack import Pack, write_pack
 from liquidcli.gates.show import describe_gates
 from liquidcli.gguf_file import check_loadable, open_gguf
+from liquidcli.quant.types import NEEDS_IMATRIX
 from tests.gate_packs import tiny_pack, write_base, write_tiny_pack
 from tests.gguf_bytes import ARRAY, BOOL, FLOAT32, Q8_0, STRING, UINT32, Tensor, f32, llama
 
@@ -83,6 +85,19 @@ def test_adapters_take_the_type_beside_them_or_its_fallback(
         assert adapter_type(f, f"blk.1.{role}.weight", row) is expected
 
 
+@pytest.mark.parametrize("kind", NEEDS_IMATRIX)
+def test_adapters_are_of_no_type_that_needs_an_importance_matrix(tmp_path, kind):
+    """ggml would end the process for some of them, and write garbage for the others."""
+    base = _quantized(kind, *GGML_QUANT_SIZES[kind], 256, 512).write(tmp_path / "base.gguf")
+    pack = write_tiny_pack(tmp_path / "pack.gguf", base)
+    apply_pack(base, pack, tmp_path / "out.gguf")
+    with open_gguf(pack) as f, open_gguf(tmp_path / "out.gguf") as g:
+        for name in (name for name in f.tensors if "depth_skip" in name):
+            assert g.tensors[name].type is T.IQ4_NL
+            given = f.array(name)
+            assert np.abs(g.array(name) - given).max() < 0.1 * np.abs(given).max()
+
+
 def test_a_fine_tune_of_the_same_shape_is_refused_and_nothing_is_written(tmp_path, pack):
     g = llama(4)
     g.tensors["blk.2.ffn_norm.weight"] = f32(32, seed=50)
@@ -132,6 +147,16 @@ def test_low_rank_updates_are_merged(tmp_path, base):
     with open_gguf(base) as f, open_gguf(tmp_path / "out.gguf") as g:
         np.testing.assert_allclose(g.array(name), f.array(name) + b @ a, rtol=1e-6)
         assert not any("lora" in tensor for tensor in g.tensors)
+
+
+def test_an_update_is_not_merged_into_a_type_that_needs_an_importance_matrix(tmp_path):
+    base = _quantized(T.IQ2_XXS, *GGML_QUANT_SIZES[T.IQ2_XXS], 256, 512).write(tmp_path / "base.gguf")
+    tiny, name = tiny_pack(base), "blk.1.ffn_up.weight"
+    update = {f"{name}.lora_a": np.ones((2, 256), np.float32), f"{name}.lora_b": np.ones((512, 2), np.float32)}
+    write_pack(tmp_path / "lora.gguf", Pack(tiny.base, tiny.depth, {**tiny.tensors, **update}))
+    with pytest.raises(UsageError, match="cannot be merged: IQ2_XXS needs an importance matrix"):
+        apply_pack(base, tmp_path / "lora.gguf", tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def gemma3(folder, n_layer=8, **keys):

@@ -143,6 +143,20 @@ def test_stride_scores_every_token_once_after_a_full_context(table):
     assert model.first_tokens == [text[i * 32] for i in range(windows.n_chunks)]
 
 
+@pytest.mark.parametrize("ppl_stride", [768, 1000])
+def test_a_stride_beyond_the_window_is_refused(ppl_stride):
+    with pytest.raises(UsageError, match=f"a stride of {ppl_stride} tokens leaves some between windows of"):
+        plan_windows(20000, 100, -1, 2048, ppl_stride)
+
+
+def test_a_single_scored_token_has_no_error(table):
+    text = np.random.default_rng(2).integers(2, N_VOCAB, 8).tolist()
+    (run,) = evaluate(TableModel(table), text, plan_windows(8, 4, 1), [0.7], base=TableModel(table))
+    result = run.as_json()
+    assert result["n_scored"] == 1 and result["ppl_error"] == result["kld_error"] == 0
+    assert result["ppl"] == pytest.approx(np.exp(run.nll[0, 0]))
+
+
 def test_several_depths_are_scored_apart_and_in_order(text, table):
     windows = plan_windows(len(text), 64, -1, 128)
     runs = evaluate(TableModel(table), text, windows, [1.0, 0.5])
