@@ -42,10 +42,15 @@ def check_depth(f: GGUFFile, n_layer: int) -> None:
         if stray:
             _fail(f, f"there is a tensor {quote(stray)} but no {PREFIX}* key")
         return
+    _check_tensors(f, check_depth_keys(f, n_layer).gates())
+
+
+def check_depth_keys(f: GGUFFile, n_layer: int) -> GateLayout:
+    """Raise IntegrityError for the first depth key of a model or a gate pack that is wrong; where the gates are."""
     _check_keys(f)
     layout = _check_layout(f, n_layer)
     _check_calibration(f)
-    _check_tensors(f, layout.gates())
+    return layout
 
 
 def _fail(f: GGUFFile, what: str) -> NoReturn:

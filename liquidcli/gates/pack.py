@@ -22,6 +22,7 @@ from gguf import GGUFValueType as V
 from ..errors import IntegrityError, quote
 from ..files import atomic_output
 from ..gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys, GatePlace
+from ..gguf_checks_depth import check_depth_keys
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .identity import Identity
@@ -167,8 +168,7 @@ def read_depth(f: GGUFFile, n_layer: int) -> Depth:
     def get(name: str, default: Any = None) -> Any:
         return f.metadata.get(f"liquid.depth.{name}", default)
 
-    if get("version") != 1:
-        _fail(f.path, f"liquid.depth.version is {quote(get('version'))}, this version reads 1")
+    check_depth_keys(f, n_layer)
     fields: dict[str, Any] = {
         name: get(name, getattr(Depth, name))
         for name in (
@@ -182,21 +182,12 @@ def read_depth(f: GGUFFile, n_layer: int) -> Depth:
         )
     }
     for name in ("gate_span", "gate_scope", "gate_exit"):
-        fields[name] = None if get(name) is None else tuple(_list(f, name, n_layer))
+        fields[name] = None if get(name) is None else tuple(get(name))
     for name in ("threshold", "executed_fraction"):
         fields[f"calibration_{name}"] = tuple(get(f"calibration.{name}", ()))
-    if fields["gate_span"] is None:
-        _fail(f.path, "liquid.depth.gate_span is missing, so it is not known where the gates are")
     depth = Depth(**fields)
     _check_depth(depth, n_layer, f.path)
     return depth
-
-
-def _list(f: GGUFFile, name: str, n_layer: int) -> list:
-    found = f.metadata[f"liquid.depth.{name}"]
-    if not isinstance(found, list) or len(found) != n_layer:
-        _fail(f.path, f"liquid.depth.{name} has not one value for each of {n_layer} layers")
-    return found
 
 
 def _fail(path: Path | None, what: str) -> NoReturn:

@@ -19,7 +19,7 @@ from liquidcli.gates.show import describe_gates
 from liquidcli.gguf_checks import check_loadable
 from liquidcli.gguf_file import open_gguf
 from tests.gate_packs import tiny_pack, write_base, write_tiny_pack
-from tests.gguf_bytes import STRING, UINT32, f32, llama
+from tests.gguf_bytes import ARRAY, FLOAT32, INT32, STRING, UINT32, f32, liquid, llama
 
 
 @pytest.fixture
@@ -203,6 +203,23 @@ def test_a_pack_that_does_not_name_its_base_is_refused(tmp_path, base):
         read_pack(g.write(tmp_path / "p.gguf"))
     g.keys["depth_gates.base.block_count"] = (UINT32, 4)
     with pytest.raises(IntegrityError, match="version"):
+        read_pack(g.write(tmp_path / "p.gguf"))
+
+
+@pytest.mark.parametrize(("name", "value", "told"), [
+    ("calibration.threshold", (FLOAT32, 0.5), "calibration.threshold must be a list"),
+    ("min_layers", (INT32, -1), "min_layers is -1, a value of type UINT32 was expected"),
+    ("always_run_tokens", (STRING, "four"), "always_run_tokens is 'four', a value of type UINT32 was expected"),
+    ("gate_span", (STRING, "0110"), "gate_span is '0110', one number for each of 4 layers was expected"),
+    ("gate_span", (ARRAY, (STRING, ["0", "1", "2", "0"])), "gate_span"),
+    ("gate_scope", (ARRAY, (UINT32, [0, 1, 2, 0])), "gate_scope must hold one str"),
+    ("threshold", (FLOAT32, float("nan")), "threshold is nan"),
+])  # fmt: skip
+def test_keys_of_another_type_are_refused(tmp_path, name, value, told):
+    g = liquid()
+    g.keys |= {"general.type": (STRING, "adapter"), "adapter.type": (STRING, "depth_gates")}
+    g.keys |= {"depth_gates.base.block_count": (UINT32, 4), f"liquid.depth.{name}": value}
+    with pytest.raises(IntegrityError, match=told):
         read_pack(g.write(tmp_path / "p.gguf"))
 
 
