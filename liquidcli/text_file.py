@@ -5,7 +5,10 @@ Knows what makes a file no text. Does not know what the text is for.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import NotFoundError, UsageError
 
@@ -27,6 +30,19 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
             raise UsageError(f"{path} is no text but binary", hint="a text file is expected, in UTF-8")
         raw += file.read() if most_bytes is None else file.read(max(0, most_bytes + 1 - len(raw)))
     return bounded(raw, str(path), most_bytes)
+
+
+def json_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, Any]]:
+    """The values in a .jsonl file's first `most` lines, with the lines' numbers from 1 on; empty lines hold none.
+
+    A line ends with a line feed alone: texts in JSON may hold the other separators that Unicode has.
+    """
+    for number, line in enumerate(read_text(path).split("\n")[:most], 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{path}, line {number}: this is no JSON") from error
 
 
 def bounded(raw: bytes, what: str, most_bytes: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..text_file import read_text
+from ..text_file import json_lines, read_text
 from ..ui.console import out
 from .locate import locate
 from .options import Depth, Json, Offline, Quiet, Threads, complete_refs, option
@@ -93,17 +93,16 @@ def _prompts(file: Path | None) -> list[str]:
 
 
 def _questions(file: Path | None, n: int) -> list[tuple[str, str]]:
-    from json import loads
-
     from ..gates import probes
     from ..runtime.effort import last_number
 
     if file is None:
         return probes.questions(n)
+    _read(file, "--questions")
     try:
-        rows = [loads(line) for line in _read(file, "--questions").splitlines()[:n]]
+        rows = [row for _, row in json_lines(file, n)]
         return [(str(row["question"]), last_number(str(row["answer"])) or "") for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UsageError(f"{file}: a JSON object with question and answer was expected on every line") from error
 
 

@@ -73,7 +73,7 @@ def test_every_row_begins_as_the_vocabulary_wants(path: Path, vocab: Vocabulary,
     heads = {tuple(row.tokens[: len(head)]) for row in rows}
     if head:
         assert heads == {tuple(head)} and all(BOS not in row.tokens[1:] for row in rows)
-    found = held_out_rows(sources, vocab, tmp_path / "none", N_CTX, 3)
+    found = held_out_rows(sources, vocab, {}, N_CTX, 3)
     assert set(found) == {"qa.jsonl", "chat.jsonl", "prose.txt"} and len(found["prose.txt"]) == 3
     assert all(row.tokens[: len(head)] == head and len(row.tokens) <= N_CTX for rows in found.values() for row in rows)
 

@@ -211,7 +211,7 @@ def test_a_pack_that_does_not_name_its_base_is_refused(tmp_path, base):
     ("min_layers", (INT32, -1), "min_layers is -1, a value of type UINT32 was expected"),
     ("always_run_tokens", (STRING, "four"), "always_run_tokens is 'four', a value of type UINT32 was expected"),
     ("gate_span", (STRING, "0110"), "gate_span is '0110', one number for each of 4 layers was expected"),
-    ("gate_span", (ARRAY, (STRING, ["0", "1", "2", "0"])), "gate_span"),
+    ("gate_span", (ARRAY, (STRING, ["0", "1", "2", "0"])), "the gate at layer 0 spans '0'"),
     ("gate_scope", (ARRAY, (UINT32, [0, 1, 2, 0])), "gate_scope must hold one str"),
     ("threshold", (FLOAT32, float("nan")), "threshold is nan"),
 ])  # fmt: skip

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import NotFoundError, UsageError
-from ...text_file import read_text
+from ...text_file import json_lines, read_text
 from .vocab import Vocabulary
 
 HELD_OUT_EVERY = 10
@@ -37,8 +37,12 @@ class Row:
     @property
     def counts(self) -> list[float]:
         """1 for each position whose prediction counts, 0 for the others."""
-        free = max(0, self.n_prompt - 1)
+        free = min(max(0, self.n_prompt - 1), len(self.tokens))
         return [0.0] * free + [1.0] * (len(self.tokens) - free)
+
+    def teaches(self, n_ctx: int) -> bool:
+        """Is there a prediction that counts in its first `n_ctx` tokens?"""
+        return self.n_prompt < min(len(self.tokens), n_ctx)
 
 
 _COUNT = re.compile(r"0*[1-9]\d{0,11}")
@@ -132,10 +136,8 @@ def _record(record: dict) -> Row:
 
 
 def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[Row]:
-    for number, line in enumerate(read_text(path).splitlines()[: source.lines], 1):
-        if not line.strip():
-            continue
-        record = _checked(line, f"{path}, line {number}")
+    for number, record in json_lines(path, source.lines):
+        _check(record, f"{path}, line {number}")
         if "tokens" in record:
             yield _record(record)
         elif source.chat:
@@ -145,20 +147,14 @@ def _json_documents(path: Path, source: Source, vocab: Vocabulary) -> Iterator[R
             yield Row(vocab.document(f"Question: {record['question']}\nAnswer: {record['answer']}\n\n"))
 
 
-def _checked(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where}: this is no JSON") from error
+def _check(record: Any, where: str) -> None:
     number = lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0  # noqa: E731
     if isinstance(record, dict) and "tokens" in record:
         tokens = record["tokens"]
-        if isinstance(tokens, list) and all(map(number, tokens)) and number(record.get("n_prompt", 0)):
-            return record
-        raise UsageError(f"{where}: `tokens` is a list of token ids, `n_prompt` a count")
-    if isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("question", "answer")):
-        return record
-    raise UsageError(f"{where}: texts `question` and `answer`, or `tokens`, were expected")
+        if not (isinstance(tokens, list) and all(map(number, tokens)) and number(record.get("n_prompt", 0))):
+            raise UsageError(f"{where}: `tokens` is a list of token ids, `n_prompt` a count")
+    elif not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("question", "answer")):
+        raise UsageError(f"{where}: texts `question` and `answer`, or `tokens`, were expected")
 
 
 def check_ids(rows: list[Row], n_vocab: int, name: str) -> None:
@@ -182,19 +178,21 @@ def own_answers(path: Path, vocab: Vocabulary, *, held_out: bool) -> list[Row]:
     for i, line in enumerate(path.read_text().splitlines()):
         if (i % HELD_OUT_EVERY == 0) != held_out:
             continue
+        nth = i // HELD_OUT_EVERY if held_out else i
         record = json.loads(line)
         if distinct(record["tokens"]) < MIN_DISTINCT:
             continue
-        if record["kind"] == "article" and i % 2:
+        if record["kind"] == "article" and nth % 2:
             rows.append(Row(vocab.document(spaced(vocab.spelled(record["tokens"])).lstrip())))
         else:
             rows.append(_record(record))
     return rows
 
 
-def documents(source: Source, vocab: Vocabulary, own: Path) -> list[Row]:
-    """All documents of one source."""
+def documents(source: Source, vocab: Vocabulary, own: Path | None = None) -> list[Row]:
+    """All documents of one source; `own`: where the base's sampled text lies."""
     if source.path is None:
+        assert own
         return own_answers(source.own(own), vocab, held_out=False)
     if source.holds_rows:
         return list(_json_documents(source.path, source, vocab))
@@ -215,7 +213,7 @@ class Rows:
         self.shares = [source.share for source in sources]
         self.documents = [documents(source, vocab, own) for source in sources]
         for source, found in zip(sources, self.documents, strict=True):
-            if not any(_teaches(document, n_ctx) for document in found):
+            if not any(_is_long_enough(document, n_ctx) for document in found):
                 raise UsageError(f"{source.path or 'self'} holds no text to train on")
         self.heads = [[] if source.holds_rows else vocab.opening() for source in sources]
         self._begin(seed)
@@ -237,7 +235,7 @@ class Rows:
             while True:
                 self.rng.shuffle(starts)
                 yield from (Row(head + (text * (1 + step // len(text)))[s : s + step]) for s in starts)
-        order = [i for i, document in enumerate(found) if _teaches(document, self.n_ctx)]
+        order = [i for i, document in enumerate(found) if _is_long_enough(document, self.n_ctx)]
         while True:
             self.rng.shuffle(order)
             yield from (Row(found[i].tokens[: self.n_ctx], found[i].n_prompt) for i in order)
@@ -258,5 +256,5 @@ class Rows:
             self.take(1)
 
 
-def _teaches(row: Row, n_ctx: int) -> bool:
-    return len(row.tokens) >= MIN_ROW and row.n_prompt < min(len(row.tokens), n_ctx)
+def _is_long_enough(row: Row, n_ctx: int) -> bool:
+    return len(row.tokens) >= MIN_ROW and row.teaches(n_ctx)

@@ -28,7 +28,7 @@ def load_harvested(run: Run, where: Sequence[int | GatePlace]) -> Harvested:
     picks = [run.candidates.index(place) for place in places]
     chunks = []
     for path in sorted((run.state / "chunks").glob("*.pt")):
-        found = torch.load(path, mmap=True, map_location="cpu")
+        found = load(path, mmap=True)
         chunks.append(Harvest(**{name: value[picks].to(torch.get_default_device()) for name, value in found.items()}))
     read = ["ffn_norm" if place.scope == "ffn" else "attn_norm" for place in places]
     norms = {"attn_norm": read, "ffn_norm": ["ffn_norm"] * len(places)}
@@ -106,18 +106,16 @@ def skip_level(
     n_layer: int | None = None,
     worth: Tensor | None = None,
 ) -> tuple[float, list[GatePlace]]:
-    """The logit below which tokens skip so that `target` is met, and the places that then skip most.
+    """The logit below which tokens skip so that `target` is met by `n_gates` places, and those: the ones that skip most
+    where all of them share the work.
 
     `worth` [n_gate]: layers that each gate switches, 1 if None; `n_layer`: of the base.
     """
     worth = torch.ones(len(gates.places)) if worth is None else worth
     z, wanted = logits(data, gates), (1 - target) * (n_layer or max(gates.layers) + 3)  # [L, N], layers a token
-    rows = list(range(len(gates.places)))
-    for keep in (len(rows), n_gates):
-        level = _level(z[rows], worth[rows], wanted)
-        saved = (z[rows] < level).float().mean(1) * worth[rows]
-        rows = [rows[i] for i in saved.argsort(descending=True)[:keep].tolist()]
-    return level, [gates.places[i] for i in sorted(rows)]
+    saved = (z < _level(z, worth, wanted)).float().mean(1) * worth
+    kept = sorted(saved.argsort(descending=True)[:n_gates].tolist())
+    return _level(z[kept], worth[kept], wanted), [gates.places[i] for i in kept]
 
 
 def _level(z: Tensor, worth: Tensor, wanted: float) -> float:

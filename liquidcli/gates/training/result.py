@@ -29,23 +29,27 @@ SHORTEST = 64  # tokens of a row to calibrate on
 _TENSORS = ("skip_gate", "skip_up", "skip_down")
 
 
-def held_out_rows(valid: list[Source], vocab: Vocabulary, own: Path, n_ctx: int, n_each: int) -> dict[str, list[Row]]:
-    """By kind: rows spread over each `valid` file, and the held-out tenth of the base's own answers.
+def held_out_rows(
+    valid: list[Source], vocab: Vocabulary, own: dict[str, Path], n_ctx: int, n_each: int
+) -> dict[str, list[Row]]:
+    """By kind: rows spread over each `valid` file, and the held-out tenth of each kind of the base's `own` answers.
 
     UsageError for a file too short for any row.
     """
     found = {}
     names = Counter(Path(source.name).name for source in valid)
     for source in valid:
-        rows = documents(source, vocab, own)
+        rows = documents(source, vocab)
         if not source.holds_rows:
             rows = _cut(rows[0].tokens, vocab.opening(), n_ctx, n_each)
         if not (rows := spread(rows, n_each, n_ctx)):
-            raise UsageError(f"--valid {source.name} holds no row of {SHORTEST} tokens to calibrate on")
+            what = f"no row of {SHORTEST} tokens, or no answer within {n_ctx}, to calibrate on"
+            raise UsageError(f"--valid {source.name} holds {what}")
         short = Path(source.name).name
         found[short if names[short] == 1 else source.name] = rows
-    if own.exists() and (rows := spread(own_answers(own, vocab, held_out=True), n_each, n_ctx)):
-        found["self"] = rows
+    for name, path in own.items():
+        if rows := spread(own_answers(path, vocab, held_out=True), n_each, n_ctx):
+            found[name] = rows
     return found
 
 
@@ -56,9 +60,10 @@ def _cut(tokens: list[int], head: list[int], n_ctx: int, n: int) -> list[Row]:
 
 
 def spread(rows: list[Row], n: int, n_ctx: int) -> list[Row]:
-    """`n` of the rows that are long enough, evenly spaced."""
-    fit = [Row(row.tokens[:n_ctx], row.n_prompt) for row in rows if len(row.tokens) >= min(SHORTEST, n_ctx)]
-    return fit[:: max(1, len(fit) // n)][:n]
+    """`n` of the rows that are long enough and have something to score, evenly spaced."""
+    fit = [row for row in rows if len(row.tokens) >= min(SHORTEST, n_ctx) and row.teaches(n_ctx)]
+    n = min(n, len(fit))
+    return [Row(row.tokens[:n_ctx], row.n_prompt) for row in (fit[i * len(fit) // n] for i in range(n))]
 
 
 def read_gates(path: Path, network: Network) -> Gates:

@@ -29,6 +29,7 @@ _UNTIL = {  # what may still change as long as a stage has left no file
     "local.pt": ("n_gates", "adapter_size", "epochs", "local_lr"),
     "tune.pt": ("tune_tokens", "batch_tokens", "lr", "gate_lr", "rank", "precision", "vocab_sample"),
 }
+_CONTENTS = {"texts": "--data", "init_content": "--init"}
 SETTLED = "gates.pt"
 _TAIL_BYTES = 1 << 20
 
@@ -38,6 +39,7 @@ def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], res
     """The folder for this run and no other; UsageError if it holds one that is not to be resumed, or is another's."""
     told = json.loads(json.dumps(asdict(options)))
     told |= {"base": _fingerprint(base), "texts": [sha256_file(path) for path in texts]}
+    told["init_content"] = sha256_file(options.init) if options.init else ""
     made = not state.exists()
     if not resume and _left(state):
         raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
@@ -46,7 +48,8 @@ def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], res
         with FileLock(state / LOCK, timeout=0):
             _compare(state, told)
             (state / "chunks").mkdir(exist_ok=True)
-            (state / OPTIONS).write_text(json.dumps(told, indent=1))
+            with atomic_output(state / OPTIONS) as part:
+                part.write_text(json.dumps(told, indent=1))
             yield
     except Timeout as error:
         raise UsageError(f"a run is going on in {state}", hint="wait for it, or name another --state") from error
@@ -60,10 +63,10 @@ def save(kept: dict, path: Path) -> None:
         torch.save(kept, part)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote; IntegrityError for a file that was cut or changed."""
+def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """What `save` wrote; IntegrityError for a file that was cut or changed. `mmap`: read when it is looked at."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
@@ -88,8 +91,7 @@ def _remove(state: Path) -> None:
 
 def _compare(state: Path, told: dict[str, Any]) -> None:
     """Refuse what the stages in the folder were not made with. A folder without any is whoever comes next's."""
-    kept = state / OPTIONS
-    before = json.loads(kept.read_text()) if kept.exists() else {}
+    before = _told_before(state / OPTIONS)
     if before.get("base", told["base"]) != told["base"]:
         if _left(state):
             raise UsageError(f"the run in {state} was begun with another base", hint="name another -o or --state")
@@ -106,10 +108,20 @@ def _compare(state: Path, told: dict[str, Any]) -> None:
         )
 
 
+def _told_before(kept: Path) -> dict[str, Any]:
+    try:
+        before = json.loads(kept.read_text()) if kept.exists() else {}
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise IntegrityError(f"{kept} is damaged", hint=f"rm {kept}, and repeat the command exactly as it was")
+    return before
+
+
 def _word(name: str, value: Any) -> str:
     """An option as it was, in the words of the command line."""
-    if name == "texts":
-        return "other contents of --data"
+    if name in _CONTENTS:
+        return f"other contents of {_CONTENTS[name]}"
     flag = f"--{name.replace('_', '-')}"
     words = " ".join(map(str, value)) if isinstance(value, list) else f"{value:.0%}" if name == "target" else value
     return f"{flag} {words}" if words not in ("", None) else f"no {flag}"

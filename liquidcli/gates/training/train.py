@@ -124,7 +124,8 @@ class Run:
     def held_out(self) -> dict[str, list[Row]]:
         """By kind, the rows that the last stage judges; text that is trained on where none is held out."""
         o = self.options
-        found = held_out_rows(self.valid, self.vocab, self.own, o.n_ctx, o.valid_rows)
+        own = {f"self{':greedy' * source.greedy}": source.own(self.own) for source in self.sources if not source.path}
+        found = held_out_rows(self.valid, self.vocab, own, o.n_ctx, o.valid_rows)
         for name, rows in found.items():
             check_ids(rows, len(self.base.embed), name)
         return found or {TRAINED_ON: self.rows(o.seed + 9).take(o.valid_rows)}
