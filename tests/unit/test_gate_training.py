@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ import torch
 from liquidcli.errors import NotFoundError, UsageError
 from liquidcli.gates.pack import read_pack
 from liquidcli.gates.training import local, losses
+from liquidcli.gates.training import train as training
 from liquidcli.gates.training.balance import Price, balance, prices
 from liquidcli.gates.training.data import Row, Rows, Source, distinct, own_answers, spaced
 from liquidcli.gates.training.judge import Judge, calibrate
+from liquidcli.gates.training.local_stage import logits, skip_level
 from liquidcli.gates.training.network import Base, Gates, HardStep, Network, load_base
 from liquidcli.gates.training.options import FROM_INIT, Options
-from liquidcli.gates.training.result import recentre
+from liquidcli.gates.training.result import recentre, spread
+from liquidcli.gates.training.state import load
 from liquidcli.gates.training.train import train
 from liquidcli.gates.training.tune import Tuner
 from liquidcli.gates.training.vocab import Vocabulary
@@ -329,7 +333,8 @@ def test_a_run_makes_a_pack_and_its_report(tmp_path, options):
 
 
 @pytest.mark.parametrize("vocab_sample", [0, 8])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options, vocab_sample):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options, vocab_sample, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
     options = replace(options, vocab_sample=vocab_sample)
     base = write_base(tmp_path / "base.gguf")
     train(base, tmp_path / "whole.gguf", options)
@@ -341,6 +346,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, options, voca
     with pytest.raises(KeyboardInterrupt):
         train(base, tmp_path / "p.gguf", options, progress=stop)
     assert not (tmp_path / "p.gguf").exists()
+    assert 0 < load(tmp_path / "p.gguf.state" / "tune.pt")["n_tokens"] < options.tune_tokens
     with pytest.raises(UsageError, match="earlier run"):
         train(base, tmp_path / "p.gguf", options)
     train(base, tmp_path / "p.gguf", options, resume=True)
@@ -450,6 +456,37 @@ def test_spans_tile_the_layers_asked_for_and_halves_are_two_gates():
     assert where(span=3) == [(2, 3, "layer"), (5, 3, "layer")]
     assert where(span=2, layers=(1, 2, 3, 6, 7)) == [(1, 2, "layer"), (6, 2, "layer")]
     assert where(scope="attn+ffn", layers=(4, 9)) == [(layer, 1, s) for layer in (4, 9) for s in ("attn", "ffn")]
+
+
+def test_the_level_of_the_gates_that_are_kept_meets_the_target():
+    """Twelve candidates with ever dearer skips, of which five are kept."""
+    seen = torch.randn(12, 4000, 8, generator=torch.Generator().manual_seed(0))
+    data = SimpleNamespace(n_rows=4000, input=lambda name, rows: seen[:, rows])
+    gates = Gates(list(range(2, 14)), 8, 0)
+    with torch.no_grad():
+        gates.weight.fill_(0.3)
+        gates.bias.copy_(torch.linspace(-2, 2, 12))
+    level, kept = skip_level(data, gates, 0.9, 5, 16)
+    assert [place.layer for place in kept] == [2, 3, 4, 5, 6]
+    z = logits(data, gates)[:5]
+    assert float((z < level).float().mean(1).sum()) == pytest.approx(0.1 * 16, abs=0.01)
+
+
+def test_held_out_rows_have_something_to_score_and_are_spread():
+    rows = [Row(list(range(64 + i)), n_prompt=0) for i in range(15)]
+    assert [len(row.tokens) - 64 for row in spread(rows, 8, 512)] == [0, 1, 3, 5, 7, 9, 11, 13]
+    assert spread([Row(list(range(600)), 550), Row(list(range(80)), 80), Row(list(range(80)), 90)], 8, 512) == []
+    assert Row([1, 2, 3], 9).counts == [0.0] * 3
+
+
+def test_a_tenth_of_every_kind_of_own_text_is_held_out_half_of_its_articles_spaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(Vocabulary, "spelled", lambda self, tokens: f"{tokens[0]}")
+    monkeypatch.setattr(Vocabulary, "document", lambda self, text: [-int(text)])
+    records = [{"kind": "article", "tokens": [i, *range(1000, 1100)]} for i in range(40)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, records)))
+    found = [own_answers(tmp_path / "own.jsonl", Vocabulary(tmp_path), held_out=told) for told in (True, False)]
+    assert [row.tokens[0] for row in found[0]] == [0, -10, 20, -30]
+    assert len(found[1]) == 36 and sum(row.tokens[0] < 0 for row in found[1]) == 20
 
 
 def test_answers_that_run_in_a_loop_are_left_out(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from liquidcli.gates.pack import read_pack
+from liquidcli.gates.training import train as training
 from liquidcli.gates.training.data import Row
 from liquidcli.gates.training.judge import Judge, Score
 from liquidcli.gates.training.network import Gates, Network, load_base
@@ -128,8 +129,9 @@ def test_low_rank_updates_are_trained_and_the_control_is_the_untouched_base(base
     assert len(ranked["curve"]) == 8 and ranked["local"][0]["cost_bare"] > 0
 
 
-def test_stopped_and_resumed_and_shortened_runs_agree(base, options, tmp_path):
+def test_stopped_and_resumed_and_shortened_runs_agree(base, options, tmp_path, monkeypatch):
     """Within a point of share and half a percent of perplexity."""
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
     o = replace(options, gate_lr=0.005)
     train(base, tmp_path / "whole.gguf", o)
 
@@ -139,6 +141,7 @@ def test_stopped_and_resumed_and_shortened_runs_agree(base, options, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(base, tmp_path / "halves.gguf", o, progress=stop)
+    assert (tmp_path / "halves.gguf.state" / "tune.pt").exists()
     train(base, tmp_path / "halves.gguf", replace(o, threads=2), resume=True)
     torch.set_num_threads(1)
     train(base, tmp_path / "short.gguf", replace(o, tune_tokens=o.tune_tokens // 5))

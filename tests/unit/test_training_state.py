@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from liquidcli.gates.training.options import FROM_INIT, Options
 from liquidcli.gates.training.selftext import _drop_torn
 from liquidcli.gates.training.state import load
 from liquidcli.gates.training.train import train
+from liquidcli.text_file import json_lines
 from tests.gate_packs import write_base
 from tests.gguf_bytes import f32, llama
 
@@ -201,6 +203,64 @@ def test_damage_is_named(tmp_path, base, options):
         train(base, tmp_path / "p.gguf", options, resume=True)
     local.unlink()
     train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{"])
+def test_a_damaged_list_of_options_is_named(tmp_path, base, options, content):
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    kept = tmp_path / "p.gguf.state" / "options.json"
+    kept.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"options\.json is damaged") as caught:
+        train(base, tmp_path / "p.gguf", options, resume=True)
+    assert str(kept) in caught.value.hint
+    kept.unlink()
+    train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_a_damaged_chunk_is_named(tmp_path, base, options):
+    stop_at("pricing layers", base, tmp_path / "p.gguf", options)
+    chunk = next((tmp_path / "p.gguf.state" / "chunks").iterdir())
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(IntegrityError, match=rf"{chunk.name} is damaged"):
+        train(base, tmp_path / "p.gguf", options, resume=True)
+    chunk.unlink()
+    train(base, tmp_path / "p.gguf", options, resume=True)
+
+
+def test_a_run_belongs_to_the_pack_it_goes_on_from(tmp_path, base, options):
+    first, out = tmp_path / "first.gguf", tmp_path / "p.gguf"
+    train(base, first, options)
+    on = replace(options, **{name: getattr(Options, name) for name in FROM_INIT}, init=str(first), gate_lr=1e-4)
+    stop_at("pricing layers", base, out, on)
+    before = first.read_bytes()
+    first.unlink()
+    train(base, first, replace(options, layers=(2,)), state=tmp_path / "other")
+    with pytest.raises(UsageError, match="other contents of --init"):
+        train(base, out, on, resume=True)
+    first.write_bytes(before)
+    train(base, out, on, resume=True)
+
+
+def test_lines_end_with_a_line_feed_alone(tmp_path, base, options):
+    """JSON may hold the other separators of Unicode as they are."""
+    path = tmp_path / "qa.jsonl"
+    row = json.dumps({"tokens": [1, 2, 3, 4] * 20, "note": "a\u2028b\u0085c"}, ensure_ascii=False)
+    path.write_text(f"{row}\r\n\n{row}\n", encoding="utf-8")
+    assert [number for number, _ in json_lines(path)] == [1, 3]
+    assert [number for number, _ in json_lines(path, 2)] == [1]
+    train(base, tmp_path / "p.gguf", replace(options, data=(str(path),)))
+
+
+def test_greedy_answers_are_held_out_as_sampled_ones_are(tmp_path, base, options, monkeypatch):
+    monkeypatch.setattr(training, "write_own_text", lambda run: None)
+    state = tmp_path / "p.gguf.state"
+    state.mkdir()
+    for name in ("own.jsonl", "own-greedy.jsonl"):
+        rng = random.Random(name)
+        rows = [{"kind": "chat", "tokens": rng.choices(range(13), k=40)} for _ in range(20)]
+        (state / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    greedy = replace(options, data=("self:99:greedy",))
+    assert list(train(base, tmp_path / "p.gguf", greedy, resume=True)["held_out"]) == ["self:greedy"]
 
 
 def test_half_a_record_is_dropped(tmp_path):
