@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,24 @@ class Remote:
 
 
 def stored(ref: Reference) -> Path | None:
-    """The file an address was fetched to before."""
-    name = read_state("addresses.json").get(ref.text, {}).get("file")
-    path = liquid_home() / "models" / str(name)
-    return path if name and path.is_file() else None
+    """The file an address was fetched to before, if that is what lies there still."""
+    entry = read_state("addresses.json").get(ref.text, {})
+    path = liquid_home() / "models" / str(entry.get("file"))
+    return path if path.is_file() and entry.get("sha256") == sha256_by_name(path) else None
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Deleted files: their names are free for other addresses."""
+    names = {path.name for path in paths}
+    of_others = lambda known: {url: entry for url, entry in known.items() if entry.get("file") not in names}  # noqa: E731
+    update_state("addresses.json", of_others)
 
 
 def fetch(ref: Reference, progress: Progress | None = None) -> Path:
     """The file, fetched unless it lies here in the state the server has."""
     with disk_set_by("LIQUID_HOME"), hub_errors(ref.text):
         remote = _ask(ref.text)
-        lock = folder("locks") / f"{hashlib.sha256(ref.text.encode()).hexdigest()[:16]}.lock"
+        lock = folder("locks") / f"{hashlib.sha256(_own_name(ref).encode()).hexdigest()[:16]}.lock"
         size_bytes, waiting = remote.size_bytes or 0, "another process fetches it"
         told = functools.partial(progress, 0, size_bytes, waiting) if progress else None
         with sole_writer(lock, told or (lambda: None)):
@@ -65,7 +73,7 @@ def _bring(ref: Reference, remote: Remote, progress: Progress | None) -> Path:
     sha256 = _download(ref, remote, target, progress)
     know_sha256(target, sha256)
     remember_sha256(target, sha256)
-    entry = {"file": target.name, "version": remote.version}
+    entry = {"file": target.name, "version": remote.version, "sha256": sha256}
     update_state("addresses.json", lambda known: {**known, ref.text: entry})
     return target
 
@@ -97,12 +105,16 @@ def _ask(url: str) -> Remote:
     return Remote(str(answer.url), size_bytes, mark, f"{mark} {size_bytes}")
 
 
+def _own_name(ref: Reference) -> str:
+    return ref.file or "model.gguf"
+
+
 def _file_name(ref: Reference) -> str:
-    """The address's last part; with a mark when a file of that name came from elsewhere."""
-    name = ref.file or "model.gguf"
+    """The address's last part; with a mark when a file of that name came, or comes, from elsewhere."""
+    name = _own_name(ref)
     owners = {entry.get("file"): url for url, entry in read_state("addresses.json").items()}
-    is_free = not (liquid_home() / "models" / name).exists()
-    if is_free or owners.get(name) == ref.text:
+    lies_there = (liquid_home() / "models" / name).exists()
+    if owners.get(name, "" if lies_there else ref.text) == ref.text:
         return name
     return f"{name.removesuffix('.gguf')}-{hashlib.sha256(ref.text.encode()).hexdigest()[:8]}.gguf"
 

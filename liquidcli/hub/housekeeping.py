@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import LiquidError, NotFoundError, UsageError
 from ..files import sha256_file
-from . import cache, default_model, store
+from . import address, cache, default_model, store
 from .choose import model_files, quant_tag, shards
 from .home import hub_cache, know_sha256, known_sha256, liquid_home
 from .refs import parse_ref
@@ -107,6 +107,7 @@ def remove(models: list[StoredModel]) -> int:
         if model.source != "hub":
             model.path.unlink()
             freed += model.size_bytes
+    address.forget(model.path for model in models if model.source != "hub")
     return freed + _remove_from_hub({path for model in models if model.source == "hub" for path in model.paths})
 
 

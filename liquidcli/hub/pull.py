@@ -29,7 +29,8 @@ _METADATA_LIMIT_S = 20.0
 _HTTP_LIMIT_BYTES = 50_000_000_000  # above, the hub serves files through Xet alone
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CHECKPOINT_TEXTS = ("*.json", "*.model", "*.jinja", "*.txt")
+_CHECKPOINT_TEXTS = ("*.json", "*.model", "*.jinja", "*.txt", "README.md")
+_CHECKPOINT_TEMPLATES = ("additional_chat_templates/*.jinja",)
 _CHECKPOINT_WEIGHTS = ("model*.safetensors", "*.safetensors")  # the first that matches anything
 
 
@@ -113,7 +114,7 @@ def _checkpoint(repo_id: str, files: dict[str, RemoteFile]) -> list[RemoteFile]:
     """Texts and safetensors; pickled weights are never fetched."""
     for pattern in _CHECKPOINT_WEIGHTS:
         if weights := _matching(files, (pattern,)):
-            return _matching(files, _CHECKPOINT_TEXTS) + weights
+            return _matching(files, _CHECKPOINT_TEXTS) + _like(files, _CHECKPOINT_TEMPLATES) + weights
     raise NotFoundError(f"{repo_id} has no safetensors weights", hint="other kinds of checkpoints are not read")
 
 

@@ -246,6 +246,21 @@ def test_an_address_is_fetched_once_resumed_and_checked(liquid: Liquid, hub: Fak
     assert json.loads(liquid("list", "--json").stdout)[0]["name"] == "m"
 
 
+def test_an_address_never_gives_what_another_gave(liquid: Liquid, hub: FakeHub) -> None:
+    other = BIG[:-1] + bytes([BIG[-1] ^ 1])
+    hub.repos["plain"] = {"a/m.gguf": BIG, "b/m.gguf": other}
+    first, second = f"{hub.url}/plain/a/m.gguf", f"{hub.url}/plain/b/m.gguf"
+    content = lambda address: Path(liquid("pull", address).stdout.strip()).read_bytes()  # noqa: E731
+    assert content(first) == BIG and liquid("rm", "m").returncode == 0
+    assert content(second) == other and content(first) == BIG and content(second) == other
+    for one in json.loads(liquid("list", "--json").stdout):
+        assert liquid("rm", one["name"]).returncode == 0
+    both = [liquid.start("pull", address) for address in (first, second)]
+    for process, expected in zip(both, (BIG, other), strict=True):
+        assert Path(process.communicate(timeout=60)[0].strip()).read_bytes() == expected
+    assert (content(first), content(second)) == (BIG, other)
+
+
 def test_a_full_disk_is_seen_before_a_byte_is_fetched(liquid: Liquid, hub: FakeHub) -> None:
     code = (
         "import shutil, sys\n"

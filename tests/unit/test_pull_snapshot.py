@@ -19,18 +19,20 @@ TEXTS = {
     "tokenizer.json": b"{}",
     "merges.txt": b"a b",
     "x.jinja": b"{{ x }}",
+    "README.md": b"# x",
 }
+TEMPLATE = {"additional_chat_templates/tool_use.jinja": b"{{ tools }}"}
 WEIGHTS = {"model-00001-of-00002.safetensors": b"one" * 50_000, "model-00002-of-00002.safetensors": b"two" * 50_000}
 OTHERS = {
     "pytorch_model.bin": b"\x80\x04pickle", "consolidated.safetensors": b"again", "onnx/model.onnx": b"o",
-    "original/config.json": b"{}", "README.md": b"# x", "model.gguf": b"GGUF", "modeling.py": b"raise SystemExit",
+    "original/config.json": b"{}", "model.gguf": b"GGUF", "modeling.py": b"raise SystemExit",
 }  # fmt: skip
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with serve(FakeHub({REPO: {**TEXTS, **WEIGHTS, **OTHERS}})) as running:
+    with serve(FakeHub({REPO: {**TEXTS, **TEMPLATE, **WEIGHTS, **OTHERS}})) as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -41,10 +43,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 def test_texts_and_safetensors_and_nothing_that_could_run(hub: FakeHub) -> None:
     steps: list[tuple[int, int, str]] = []
     folder = pull_snapshot(REPO, progress=lambda *step: steps.append(step))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**TEXTS, **WEIGHTS}
-    assert folder.name == COMMIT and {what for _, _, what in steps} == {f"{REPO} (6 files)"}
+    wanted, found = {**TEXTS, **TEMPLATE, **WEIGHTS}, [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in found} == wanted
+    assert folder.name == COMMIT and {what for _, _, what in steps} == {f"{REPO} (8 files)"}
     done, total, _ = steps[-1]
-    assert done == total == sum(map(len, {**TEXTS, **WEIGHTS}.values()))
+    assert done == total == sum(map(len, wanted.values()))
     hub.asked.clear()
     assert pull_snapshot(f"hf.co/{REPO}") == folder and hub.gets() == []
 
@@ -52,9 +55,9 @@ def test_texts_and_safetensors_and_nothing_that_could_run(hub: FakeHub) -> None:
 def test_the_hubs_own_tools_accept_what_was_stored(hub: FakeHub) -> None:
     pull_snapshot(REPO)
     checked = HfApi().verify_repo_checksums(REPO)
-    assert (checked.checked_count, checked.mismatches, checked.extra_paths) == (len(TEXTS) + len(WEIGHTS), [], [])
+    assert (checked.checked_count, checked.mismatches, checked.extra_paths) == (8, [], [])
     (repository,) = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    assert repository.repo_id == REPO and [*repository.refs] == ["main"] and repository.nb_files == 6
+    assert repository.repo_id == REPO and [*repository.refs] == ["main"] and repository.nb_files == 8
 
 
 def test_a_revision_and_patterns(hub: FakeHub) -> None:
