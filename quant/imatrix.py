@@ -144,11 +144,18 @@ def _weights(f: GGUFFile, name: str) -> np.ndarray:
     sums, counts = f.array(name + SUMS), f.array(name + COUNTS).ravel()
     if sums.size % counts.size:
         raise IntegrityError(f"{f.path}: {sums.size} sums of {name!r} do not divide by {counts.size} counts")
-    if not np.isfinite(sums).all() or not np.isfinite(counts).all():
-        raise IntegrityError(f"{f.path}: the importance of {name!r} is not finite")
+    _check_means(f.path, name, sums, counts)
     sums = sums.reshape(counts.size, -1)  # [n_expert, n_per_row]
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]  # [n_expert, 1]
     return np.where(whole > 0, sums / np.where(whole > 0, whole, 1), 1).astype(np.float32).ravel()
+
+
+def _check_means(path: Path, name: str, *numbers: np.ndarray) -> None:
+    """They are of squares: ggml ends the process over some that cannot be."""
+    if not all(np.isfinite(one).all() for one in numbers):
+        raise IntegrityError(f"{path}: the importance of {name!r} is not finite")
+    if any((one < 0).any() for one in numbers):
+        raise IntegrityError(f"{path}: the importance of {name!r} is below 0")
 
 
 class _Cursor:
@@ -200,8 +207,7 @@ def read_dat(path: Path) -> Dat:
         if n_values < 1:
             raise IntegrityError(f"{path}: the importance of {name!r} is empty")
         sums = np.frombuffer(dat.take(4 * n_values), "<f4")
-        if not np.isfinite(sums).all():
-            raise IntegrityError(f"{path}: the importance of {name!r} is not finite")
+        _check_means(path, name, sums)
         entries.append((name, n_calls, sums))
     if dat.is_over:
         return Dat(tuple(entries), (), 0)

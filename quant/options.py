@@ -5,6 +5,7 @@ Knows how words are spelled. What they change is `choose`'s and `container`'s to
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType
 
@@ -21,6 +23,7 @@ from .types import tensor_type
 
 _OVERRIDE_HINT = "for example --tensor-type attn_q=q8_0"
 _KEY_HINT = "for example --override-kv llama.context_length=int:8192; types are int, float, bool and str"
+_LAYOUT = ("general.alignment", "split.")  # what is written decides these
 _MAX_WORD_BYTES = 127  # what fits into llama.cpp's struct for it
 
 
@@ -79,11 +82,20 @@ def key_overrides(words: Sequence[str]) -> tuple[tuple[str, Any], ...]:
         kind, colon, value = typed.partition(":")
         if not key or not equals or not colon or kind not in _READERS or len(key.encode()) > _MAX_WORD_BYTES:
             raise UsageError(f"{word!r} is not of the form KEY=TYPE:VALUE", hint=_KEY_HINT)
+        if key.startswith(_LAYOUT):
+            raise UsageError(f"{key} says where the tensors lie, no value but the file's own is right")
         try:
             pairs.append((key, _READERS[kind](value)))
         except ValueError as error:
             raise UsageError(f"{value!r} is no {kind} value of {key}", hint=_KEY_HINT) from error
     return tuple(pairs)
+
+
+def _float32(text: str) -> float:
+    value = float(text)
+    if math.isfinite(value) and abs(value) > np.finfo(np.float32).max:
+        raise ValueError(text)
+    return value
 
 
 def _boolean(text: str) -> bool:
@@ -98,7 +110,7 @@ def _text(text: str) -> str:
     return text
 
 
-_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _boolean, "str": _text}
+_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": _float32, "bool": _boolean, "str": _text}
 
 
 def value_bytes(value: bool | int | float | str) -> bytes:

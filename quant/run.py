@@ -30,8 +30,10 @@ from liquidcli.llama import ggml
 from .imatrix import Imatrix, importance, weights_for
 from .parts import Part
 from .plan import Plan, ShardPlan, TensorPlan
+from .types import FROM_CODEBOOK
 
 _CHUNK_ELEMENTS = 1 << 20  # 4 MiB as float32
+MOST_WEIGHTED = 1e15  # a row's sum of squares; ggml multiplies two of them, in float32
 _FORMAT = 1  # of the journal: a job of another format starts anew
 Progress = Callable[[int, int, str], None]
 
@@ -231,7 +233,17 @@ def _make(piece: _Piece) -> np.ndarray:  # [n_bytes] uint8
 
 
 def _quantize(tensor: TensorPlan, kind: T, numbers: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
-    made = ggml.quantize(kind, numbers.reshape(-1, tensor.shape[0]), importance)
+    rows = numbers.reshape(-1, tensor.shape[0])
+    if kind in FROM_CODEBOOK and not _most_weighted(rows, importance) < MOST_WEIGHTED:
+        raise IntegrityError(f"{tensor.name!r} holds numbers, or has importances, too large for {kind.name}")
+    made = ggml.quantize(kind, rows, importance)
     if not ggml.is_valid(kind, made):
         raise IntegrityError(f"{tensor.name!r} holds numbers too large for {kind.name}")
     return made
+
+
+def _most_weighted(rows: np.ndarray, importance: np.ndarray | None) -> float:
+    """The largest sum of squares of a row, plain or weighted."""
+    with np.errstate(over="ignore"):
+        most = float(np.einsum("ij,ij->i", rows, rows).max())
+        return most if importance is None else max(most, float((rows * rows @ importance).max()))

@@ -23,6 +23,10 @@ BLIND = (T.IQ2_XXS, T.IQ2_XS, T.IQ1_S)
 NEEDS_IMATRIX = (*BLIND, T.IQ3_XXS, T.IQ2_S, T.IQ1_M)
 
 
+# types whose search in a table ends the process where its sums, and their squares, leave float32
+FROM_CODEBOOK = (T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S)
+
+
 @dataclass(frozen=True)
 class FileType:
     """What a person asks for: a default tensor type and the exceptions that go with its name."""

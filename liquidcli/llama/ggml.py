@@ -1,12 +1,13 @@
 """Ctypes over libggml-base: rows of numbers to blocks and back, exactly as llama.cpp's own tools do it.
 
-Knows five functions that the stock and the patched library share. Knows nothing of models, files or threads; every call
+Knows six functions that the stock and the patched library share. Knows nothing of models, files or threads; every call
 is free of shared state and lets go of the interpreter's lock, so callers may use several threads.
 ref: ggml/include/ggml.h
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -17,6 +18,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ..errors import LiquidError
+from .library import ON_ABORT
 
 _NAMES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 
@@ -55,6 +57,8 @@ def library() -> ctypes.CDLL:
     for name in ("ggml_fp16_to_fp32_row", "ggml_bf16_to_fp32_row"):
         getattr(lib, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         getattr(lib, name).restype = None
+    with contextlib.suppress(AttributeError):  # the stock library of some platforms keeps it to itself
+        lib.ggml_set_abort_callback(ON_ABORT)
     return lib
 
 

@@ -144,13 +144,13 @@ def _refuse(found: str) -> NoReturn:
 def _route_log(bindings: ModuleType) -> None:
     callback = bindings.llama_log_callback(log)
     bindings.llama_log_set(callback, ctypes.c_void_p(0))
-    stop = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_stopped)
-    _kept_alive.extend((callback, stop))
+    _kept_alive.append(callback)
     with contextlib.suppress(AttributeError):  # not re-exported on every platform
-        bindings._lib.ggml_set_abort_callback(stop)
+        bindings._lib.ggml_set_abort_callback(ON_ABORT)
 
 
-def _stopped(message: bytes) -> None:
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def ON_ABORT(message: bytes) -> None:
     """A failed check inside ggml would end in abort(); leave with a sentence and the exit code of a failure instead."""
     reason = _one_line((message or b"").decode("utf-8", "replace"))
     os.write(2, f"error: the native library stopped: {reason}\n".encode())

@@ -140,6 +140,9 @@ def test_wrong_words(liquid, model, tmp_path):
     failed(liquid("quantize", model, "Q4_0", "--tensor-type", "atn_q=q8_0"), 2, "'atn_q' matches none of the 21")
     failed(liquid("quantize", model, "Q4_0", "--tensor-type-file", tmp_path / "none"), 3, "no file")
     failed(liquid("quantize", model, "Q4_0", "--override-kv", "a=int:x"), 2, "no int value of a")
+    failed(liquid("quantize", model, "Q4_0", "--override-kv", "a=float:1e300"), 2, "no float value of a")
+    for word in ("general.alignment=int:64", "split.count=int:3"):
+        failed(liquid("quantize", model, "Q4_0", "--override-kv", word), 2, "where the tensors lie")
     failed(liquid("quantize", model, "IQ2_XXS"), 2, "garbage without an importance matrix", "liquid imatrix")
     failed(liquid("quantize", tmp_path, "Q4_0"), 2, "is a folder")
 

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as T
 from liquidcli import quant
 from liquidcli.errors import DiskSpaceError, IntegrityError, LiquidError, NotFoundError, UsageError
 from liquidcli.gguf_file import check_loadable, open_gguf
-from liquidcli.quant.types import FILE_TYPES
+from liquidcli.quant.types import FILE_TYPES, FROM_CODEBOOK
 from tests.gguf_bytes import FLOAT32, INT32, STRING, UINT16, UINT32, GGUFBytes, Tensor, liquid
 from tests.quant_models import Shape, make
 
@@ -164,6 +164,7 @@ def test_places_one_cannot_write_to(model, tmp_path):
         (np.inf, "F32", "not finite"),
         (1e6, "F16", "too large"),
         (1e9, "Q8_0", "too large"),
+        (1e20, "IQ3_S", "too large"),
     ],
 )
 def test_numbers_that_cannot_be(tmp_path, number, kind, match):
@@ -213,6 +214,7 @@ def test_importance_changes_the_bytes_and_is_recorded(model, tmp_path):
     [
         ({"blk.0.attn_q.weight": (np.ones((1, 128)), [[1.0]])}, "128 weights for 'blk.0.attn_q.weight', 256 were"),
         ({"blk.0.attn_q.weight": (np.full((1, 256), np.nan), [[1.0]])}, "not finite"),
+        ({"blk.0.attn_q.weight": (np.full((1, 256), -1.0), [[1.0]])}, "below 0"),
         ({"blk.0.attn_q.weight": (np.ones((1, 256)), [[1.0], [2.0], [3.0]])}, "do not divide"),
         ({}, "without entries"),
     ],
@@ -222,6 +224,22 @@ def test_wrong_importance(model, tmp_path, entries, match):
     with pytest.raises(LiquidError, match=match):
         quant.run(quant.plan(model, "Q4_0", imatrix=path), tmp_path / "q.gguf")
     assert leftovers(tmp_path, "i.gguf") == []
+
+
+@pytest.mark.parametrize("kind", FROM_CODEBOOK)
+def test_importance_beyond_what_ggml_can_multiply(model, tmp_path, kind):
+    """It ends the process over some of these; at a hundred millionth of them it does what it always does."""
+    names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for scale, whole in ((1e38, False), (1e10, True)):
+        entries = {f"blk.{i}.{name}.weight": (np.full((1, 256), scale), [[1.0]]) for name in names for i in range(2)}
+        path = imatrix(tmp_path / "i.gguf", entries)
+        plan = quant.plan(model, kind.name if kind.name in FILE_TYPES else "IQ2_M", imatrix=path)
+        if whole:
+            assert quant.run(plan, tmp_path / "q.gguf").size_bytes
+        else:
+            with pytest.raises(IntegrityError, match="has importances, too large"):
+                quant.run(plan, tmp_path / "q.gguf")
+            assert leftovers(tmp_path, "i.gguf") == []
 
 
 def test_importance_in_the_older_form(model, tmp_path):
