@@ -96,6 +96,12 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
     return Checkpoint(folder, config, tensors)
 
 
+def stray_index(folder: Path) -> list[str]:
+    """A warning where an index of shards lies beside the one file; transformers reads that file too."""
+    both = (folder / SINGLE).is_file() and (folder / INDEX).is_file()
+    return [f"{INDEX} and what it lists were left out: {SINGLE} lies beside it"] if both else []
+
+
 def is_there(path: Path) -> bool:
     """Whether the file lies there. What lies there and is no file must not count as absent: IntegrityError."""
     if path.is_file():
@@ -155,13 +161,13 @@ def _file_hint(path: Path) -> str | None:
 
 
 def _shards(folder: Path) -> list[Path]:
+    if is_there(folder / SINGLE):
+        return [folder / SINGLE]
     if is_there(folder / INDEX):
         names = sorted(set(_weight_map(folder).values()))
         if missing := [name for name in names if not is_there(folder / name)]:
             raise NotFoundError(f"{folder} lacks {len(missing)} of its {len(names)} shards, the first is {missing[0]}")
         return [folder / name for name in names]
-    if is_there(folder / SINGLE):
-        return [folder / SINGLE]
     found = sorted(path for path in folder.iterdir() if path.is_file())
     if stray := [path.name for path in found if path.suffix == ".safetensors"]:
         raise NotFoundError(f"{folder} has {stray[0]} but neither {SINGLE} nor {INDEX}")
@@ -191,7 +197,7 @@ def _is_shard_name(name: Any) -> bool:
 
 
 def _check_index(folder: Path, tensors: dict[str, SourceTensor]) -> None:
-    if not (folder / INDEX).is_file():
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
         return
     for name, shard in _weight_map(folder).items():
         if name not in tensors or tensors[name].path.name != shard:

@@ -18,7 +18,7 @@ from gguf import GGUFValueType as Type
 from liquidcli.errors import LiquidError, UsageError
 
 from . import fields
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint, stray_index
 from .config import Config
 from .exits import exit_fields
 from .fields import Field
@@ -131,7 +131,7 @@ def plan(
         outputs=tuple(outputs),
         generated=generated,
         dropped=tuple(dropped),
-        warnings=(*config.unknown(), *model.warnings(), *told, *warnings),
+        warnings=(*stray_index(checkpoint.folder), *config.unknown(), *model.warnings(), *told, *warnings),
         split_max_size=split_max_size,
         stock=stock,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from liquidcli.errors import IntegrityError, LiquidError
+from liquidcli.errors import IntegrityError, LiquidError, quote
 
 from . import fields
 from .bpe import read_merges
@@ -41,11 +41,23 @@ def sentencepiece_fields(
     vocab = Vocab(n_vocab, BLANK_SCORE)
     path = checkpoint.folder / "tokenizer.model"
     adds_space = _from_model(path, vocab) if is_there(path) else _from_json(tokenizer or {}, vocab)
+    beyond = {}
     for token in tokens_listed_elsewhere(checkpoint):
-        vocab.put_added(token, ADDED_SCORE)
-    for token in added_tokens(tokenizer):
-        if not path.is_file() or vocab.is_blank(token["id"]):
+        if token["id"] >= n_vocab:
+            beyond[token["id"]] = token["content"]
+        else:
             vocab.put_added(token, ADDED_SCORE)
+    for token in added_tokens(tokenizer):
+        if token["id"] >= n_vocab:
+            beyond[token["id"]] = token["content"]
+        elif not path.is_file() or vocab.is_blank(token["id"]):
+            vocab.put_added(token, ADDED_SCORE)
+    if beyond:
+        first = min(beyond)
+        vocab.warnings.append(
+            f"{len(beyond)} added tokens lie beyond the model's {n_vocab} and were left out, "
+            f"the first is {quote(beyond[first])} with the number {first}"
+        )
     found = [fields.string("tokenizer.ggml.model", "llama"), fields.string("tokenizer.ggml.pre", "default")]
     if not adds_space:
         found.append(fields.boolean("tokenizer.ggml.add_space_prefix", False))

@@ -36,6 +36,9 @@ def rope_parameters(keys: Keys, head_dim: int, default_theta: float = 10000.0) -
     keys.flag("rope.scaling.finetuned", False)
     magnitude = keys.number("rope.scaling.attn_factor", None)
     found: dict[str, Any] = {"rope_theta": shortest(theta), "rope_type": "default"}
+    divisors = next((name for name in (FACTORS, LONG, SHORT) if name in keys.file.tensors), None)
+    if divisors and (kind == "yarn" or (kind == "linear" and scale not in (0.0, 1.0))):
+        raise LiquidError(f"{keys.file.path}: {divisors} beside rope.scaling.type {quote(kind)} is not exported")
     if kind == "yarn":
         return found | _yarn(keys, scale, magnitude)
     if LONG in keys.file.tensors or SHORT in keys.file.tensors:

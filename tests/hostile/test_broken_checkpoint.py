@@ -17,6 +17,7 @@ import pytest
 
 from liquidcli import converters
 from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
+from liquidcli.gguf_file import open_gguf
 from tests.hf_folders import (
     CONFIG,
     byte_level_tokenizer,
@@ -374,6 +375,20 @@ def test_an_index_that_leads_elsewhere(sharded: Path, shard: Any) -> None:
 @pytest.mark.parametrize("weight_map", [None, {}, [], "x"])
 def test_an_index_without_a_map(sharded: Path, weight_map: Any) -> None:
     refused(index(sharded, lambda words: words.update(weight_map=weight_map)), IntegrityError, "weight_map")
+
+
+def test_the_one_file_counts_before_an_index_that_was_left_beside_it(sharded: Path) -> None:
+    """As in transformers, whose save_pretrained leaves an old index where it was."""
+    tensors = llama_tensors(seed=5)
+    (sharded / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    for shard in (False, True):
+        plan = converters.plan(sharded, "f32")
+        assert any("model.safetensors lies beside it" in warning for warning in plan.warnings)
+        converters.run(plan, sharded.parent / "out.gguf")
+        with open_gguf(sharded.parent / "out.gguf") as f:
+            np.testing.assert_array_equal(f.array("token_embd.weight"), tensors["model.embed_tokens.weight"])
+        if not shard:
+            next(sharded.glob("model-0*")).unlink()
 
 
 def test_an_index_that_names_the_wrong_shard(sharded: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFValueType
 
 from liquidcli import converters
 from liquidcli.converters.checkpoint import open_checkpoint
@@ -193,6 +194,19 @@ def test_other_divisors_are_given_as_they_are(tmp_path: Path) -> None:
     assert rope["rope_type"] == "longrope" and rope["long_factor"] == rope["short_factor"] == factors.tolist()
     with open_gguf(convert(tmp_path / "back", tmp_path / "2.gguf")) as f:
         np.testing.assert_array_equal(f.array("rope_factors_short.weight"), factors)
+
+
+@pytest.mark.parametrize("kind", ["yarn", "linear"])
+def test_divisors_beside_another_rule_are_refused(tmp_path: Path, kind: str) -> None:
+    def both(keys: dict, tensors: dict) -> None:
+        tensors["rope_freqs.weight"] = np.array([1.0, 5.0, 2.0, 3.5], np.float32)
+        keys["llama.rope.scaling.type"] = (kind, (GGUFValueType.STRING,))
+        keys["llama.rope.scaling.factor"] = (4.0, (GGUFValueType.FLOAT32,))
+        keys["llama.rope.scaling.original_context_length"] = (64, (GGUFValueType.UINT32,))
+
+    path = changed(convert(write_llama(tmp_path / "m"), tmp_path / "1.gguf"), both)
+    with pytest.raises(LiquidError, match=f"rope_freqs.weight beside rope.scaling.type '{kind}'"), open_gguf(path) as f:
+        plan_export(f)
 
 
 # tokenizers and what lies beside the weights

@@ -431,6 +431,19 @@ def test_tokenizer_model_is_read_without_its_library(tmp_path: Path) -> None:
     assert found["ggml.bos_token_id"] == 1 and found["ggml.scores"][290] == -1000.0
 
 
+def test_added_tokens_beyond_the_model_are_left_out_and_told(tmp_path: Path) -> None:
+    """Many fine-tunes name a pad token for which the embedding has no row."""
+    tokenizer = sentencepiece_tokenizer()
+    n_vocab = len(tokenizer["model"]["vocab"])
+    tokenizer["added_tokens"].append({"id": n_vocab, "content": "<pad>", "special": True})
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": n_vocab}))
+    for given in (tokenizer, None):
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
+        found, warnings = keys(tmp_path, given, None, {"pad_token_id": n_vocab}, n_vocab=n_vocab)
+        assert len(found["ggml.tokens"]) == n_vocab and "ggml.padding_token_id" not in found
+        assert any(f"1 added tokens lie beyond the model's {n_vocab}" in one and "'<pad>'" in one for one in warnings)
+
+
 def test_a_tokenizer_model_alone_still_knows_its_special_words(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
     found, _ = keys(tmp_path, None, {"bos_token": "</s>", "eos_token": "<s>"})
