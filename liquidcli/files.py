@@ -10,6 +10,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -92,7 +93,7 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
     NotFoundError for a missing parent, DiskSpaceError before or during the writing.
     """
     path = output_target(Path(path))
-    _sweep(path)
+    sweep(path)
     check_space(path.parent, size_bytes)
     with contextlib.ExitStack() as undo:
         with signals_wait():
@@ -104,7 +105,7 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
             undo.callback(os.close, handle)
             undo.callback(part.unlink, missing_ok=True)
         try:
-            _claim(handle)
+            claim(handle)
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -121,15 +122,22 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
             raise
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed writers of the same file left beside it; a living one holds a lock on its part."""
+def sweep(path: Path) -> None:
+    """Remove what killed writers of the same file or folder left beside it; a living one holds a lock on its part."""
+    own = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}\.part")  # as tempfile names them
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(OSError), part.open("rb") as left:
-            if time.time() - part.stat().st_mtime > _LEFT_S and _claim(left.fileno()):
-                part.unlink()
+        if not own.fullmatch(part.name) or part.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            left = os.open(part, os.O_RDONLY)
+            try:
+                if time.time() - part.stat().st_mtime > _LEFT_S and claim(left):
+                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+            finally:
+                os.close(left)
 
 
-def _claim(handle: int) -> bool:
+def claim(handle: int) -> bool:
     """Is this file ours from now on? No where locks are unknown."""
     try:
         import fcntl

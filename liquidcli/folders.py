@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DiskSpaceError, NotFoundError, UsageError
-from .files import check_space, signals_wait, unwritable
+from .files import check_space, claim, signals_wait, sweep, unwritable
 
 
 @contextlib.contextmanager
@@ -28,6 +28,9 @@ def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
         raise UsageError(f"{path} is there already, a new folder was expected", hint="name another folder")
     if not path.parent.is_dir():
         raise NotFoundError(f"the folder {path.parent} does not exist", hint=f"mkdir -p {path.parent}")
+    if path.exists() and (path.samefile(Path.cwd()) or os.path.ismount(path)):
+        raise UsageError(f"{path} is the current folder, or where a disk begins", hint="name a new folder")
+    sweep(path)
     check_space(path.parent, size_bytes)
     with contextlib.ExitStack() as undo:
         with signals_wait():
@@ -36,6 +39,10 @@ def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
             except OSError as error:
                 raise unwritable(path.parent, error) from error
             undo.callback(shutil.rmtree, part, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Windows opens no folders
+                handle = os.open(part, os.O_RDONLY)
+                undo.callback(os.close, handle)
+                claim(handle)
         try:
             yield part
             for file in part.rglob("*"):

@@ -37,7 +37,7 @@ def test_a_link_is_followed_and_stays(tmp_path):
 
 def test_parts_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     target = tmp_path / "m[1].gguf"
-    dead, other = tmp_path / ".m[1].gguf.abcd.part", tmp_path / ".other.gguf.abcd.part"
+    dead, other = tmp_path / ".m[1].gguf.abcd1234.part", tmp_path / ".other.gguf.abcd1234.part"
     for left in (dead, other):
         left.write_bytes(b"GG")
         os.utime(left, (0, 0))
@@ -86,3 +86,35 @@ def test_an_output_is_told_from_its_inputs_by_the_file(tmp_path: Path) -> None:
             check_apart(tmp_path / name, None, tmp_path / "gone", source)
     check_apart(tmp_path / "new", source)
     check_apart(source, None, tmp_path / "gone")
+
+
+def test_the_part_of_another_file_of_a_longer_name_stays(tmp_path: Path) -> None:
+    other = tmp_path / ".m.gguf.part"  # a stopped quantization's, of m.gguf
+    other.write_bytes(b"hours")
+    os.utime(other, (0, 0))
+    with atomic_output(tmp_path / "m") as part:
+        part.write_bytes(b"1")
+    assert other.read_bytes() == b"hours"
+
+
+def test_folders_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead = tmp_path / ".m.abcd1234.part"
+    dead.mkdir()
+    (dead / "weights").write_bytes(b"1")
+    os.utime(dead, (0, 0))
+    with atomic_folder(tmp_path / "m") as living:
+        assert not dead.exists()
+        os.utime(living, (0, 0))
+        with atomic_folder(tmp_path / "m") as second:
+            assert living.exists()
+            (second / "x").write_bytes(b"2")
+        assert (tmp_path / "m" / "x").read_bytes() == b"2"
+        (tmp_path / "m" / "x").unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", str(tmp_path)):
+        with pytest.raises(UsageError, match="the current folder"), atomic_folder(name):
+            pytest.fail("it is written")
