@@ -33,6 +33,8 @@ _MAX_EXPERTS = 1024
 _MAX_CONTEXT = 1 << 30
 _MAX_WIDTH = 1 << 20
 _MAX_VOCAB = 1 << 24
+_BUFFER_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml, whatever general.alignment says
+_WHOLE_ROTATION = ("qwen2", "qwen3", "qwen3moe", "olmoe")  # their graphs assert it
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _NOT_FOR_PRODUCTS = frozenset(GGMLQuantizationType[name] for name in ("I8", "I16", "I32", "I64", "F64"))
 _LAYER_NAME = re.compile(r"blk\.([0-9]{1,9})\.")
@@ -59,6 +61,8 @@ def check_loadable(f: GGUFFile, *, need_tokenizer: bool = True) -> None:
         check_attention_keys(f, n_layer)
     if f.architecture in LLAMA_LIKE:
         _check_llama_like(f, n_layer)
+    if f.architecture in _WHOLE_ROTATION:
+        _check_whole_rotation(f, n_layer)
     if f.architecture == "liquid":
         check_depth(f, n_layer)
 
@@ -107,6 +111,8 @@ def _check_packed(f: GGUFFile) -> None:
     ends: dict[int, int] = {}
     for info in f.tensors.values():
         expected = ends.get(info.shard)
+        if expected is None and info.offset % _BUFFER_ALIGNMENT:
+            _fail(f, f"the data begins at byte {info.offset}, which is no multiple of {_BUFFER_ALIGNMENT}")
         if expected is not None and info.offset != expected:
             _fail(f, f"tensor {quote(info.name)} does not follow the one before it ({info.offset}, not {expected})")
         ends[info.shard] = info.offset + -(-info.size_bytes // f.alignment) * f.alignment
@@ -185,6 +191,15 @@ def _check_heads(f: GGUFFile, n_layer: int, n_embd: int) -> tuple[list[int], lis
     if n_rot > head_dim or n_rot % 2 or (f.architecture == "llama" and n_rot != head_dim):
         _fail(f, f"{f.architecture}.rope.dimension_count is {n_rot} for heads of {head_dim}")
     return n_head, n_head_kv, head_dim
+
+
+def _check_whole_rotation(f: GGUFFile, n_layer: int) -> None:
+    n_head = _per_layer(f, "attention.head_count", n_layer)
+    usual = u32(f, "embedding_length", 1, _MAX_WIDTH) // max(1, n_head[0])
+    head_dim = u32(f, "attention.key_length", 1, _MAX_WIDTH, usual)
+    if u32(f, "rope.dimension_count", 2, _MAX_WIDTH, head_dim) != head_dim:
+        n_rot = _key(f, "rope.dimension_count")
+        _fail(f, f"{f.architecture}.rope.dimension_count is {n_rot} for heads of {head_dim}")
 
 
 def _n_vocab(f: GGUFFile) -> int:

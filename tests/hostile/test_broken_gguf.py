@@ -320,6 +320,30 @@ def test_gate_tensors_without_depth_keys(tmp_path):
     refused(g.write(tmp_path / "m.gguf"), IntegrityError, "but no liquid.depth")
 
 
+@pytest.mark.parametrize("alignment", [1, 8, 16])
+def test_data_that_ggml_would_not_take_where_it_lies(tmp_path, alignment):
+    """It wants a buffer's begin at a multiple of 32, and ends the process over others."""
+    g, path, refusals = llama(), tmp_path / "m.gguf", 0
+    g.keys["general.alignment"], g.alignment = (UINT32, alignment), alignment
+    for n in range(32):
+        g.keys["general.name"] = (STRING, "x" * n)
+        with open_gguf(g.write(path)) as f:
+            aligned = min(info.offset for info in f.tensors.values()) % 32 == 0
+        if aligned:
+            with open_gguf(path) as f:
+                check_loadable(f, need_tokenizer=False)
+        else:
+            refused(path, IntegrityError, "no multiple of 32")
+            refusals += 1
+    assert 0 < refusals < 32
+
+
+def test_a_rotation_wider_than_a_head_of_a_stock_architecture(tmp_path):
+    g = llama(arch="qwen2")
+    g.keys["qwen2.rope.dimension_count"] = (UINT32, 1000)
+    refused(g.write(tmp_path / "m.gguf"), IntegrityError, "dimension_count is 1000 for heads of")
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_flipped_bytes_end_in_a_sentence(tmp_path, seed):
     """Whatever bytes are wrong, nothing but a LiquidError comes out."""
