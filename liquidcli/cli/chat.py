@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,8 +19,8 @@ from . import presets, resuming
 from .conversing import takes_conversation_options
 
 if TYPE_CHECKING:
+    from ..runtime.chat import Conversation
     from ..runtime.session import Session
-    from ..runtime.template import Message
     from ..ui.lineedit import Reader
     from ..ui.repl import Repl
 
@@ -80,12 +81,14 @@ def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:
     save = not start.no_save and (reader.interactive or session is not None)
 
     failures = []
+    if start.no_save:
+        reader.keep_history(False)
     with reader.session():
         repl = _one_model(reader, start, (options, ref, session), save=save)
         while repl.next_model:
             failures.append(repl.failure)
-            turns, start = repl.conversation.turns, replace(start, first="")
-            repl = _one_model(reader, start, ({**options, "gates": None}, repl.next_model, None), turns, save=save)
+            before, start = repl.conversation, replace(start, first="")
+            repl = _one_model(reader, start, ({**options, "gates": None}, repl.next_model, None), before, save=save)
     failure = next(filter(None, [*failures, repl.failure]), None)
     if failure and not reader.interactive:
         raise typer.Exit(failure.exit_code)
@@ -93,7 +96,7 @@ def talk(options: Mapping[str, Any], ref: str | None, start: Start) -> None:
 
 def _one_model(
     reader: Reader, start: Start, what: tuple[Mapping[str, Any], str | None, Session | None],
-    turns: Sequence[Message] = (), *, save: bool,
+    before: Conversation | None = None, *, save: bool,
 ) -> Repl:  # fmt: skip
     """A chat until somebody leaves, or goes on with another model."""
     from ..ui.repl import Repl
@@ -103,23 +106,26 @@ def _one_model(
         a.conversation(options, ref) as conversation,
         resuming.kept(conversation, options, ref, session, save=save) as keeper,
     ):
-        if turns:
-            conversation.recall(turns, {})
+        if before:
+            conversation.recall(before.turns, {})
+            conversation.system = before.system
         repl = Repl(
             conversation, reader, keeper, verbose=options["verbose"], markdown=not start.raw,
-            depth_map=options["depth_map"], find_model=_find,
+            depth_map=options["depth_map"], find_model=partial(_find, options),
         )  # fmt: skip
         repl.run(start.first, single_turn=start.single_turn)
         return repl
 
 
-def _find(ref: str) -> None:
-    """Raises where there is no such model, before the one in use is given up."""
+def _find(options: Mapping[str, Any], ref: str) -> None:
+    """Raises where there is no such model, or none for these options, before the one in use is given up."""
     from ..gguf_file import check_loadable, open_gguf
     from ..hub.resolve import resolve_model
+    from ..runtime.depth import DepthPolicy
 
-    with open_gguf(resolve_model(ref).path) as f:
+    with open_gguf(resolve_model(ref, offline=options["offline"]).path) as f:
         check_loadable(f)
+        DepthPolicy.parse(options["depth"]).resolve_for(f.metadata)
 
 
 def _reader() -> Reader:

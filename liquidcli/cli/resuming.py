@@ -61,8 +61,9 @@ def brought_along(options: Mapping[str, Any], ref: str | None, session: Session)
     merged = dict(options)
     if ref is not None and _typed(ref) not in (session.model.get("ref"), session.model.get("path")):
         return merged, ref
+    others = ("gates", "depth") if ref is not None and session.options.get("gates") else ()  # the model was named plain
     for name in _CARRIED:
-        if name in session.options and (ref is None or name != "gates") and options[name] == default(name):
+        if name in session.options and name not in others and options[name] == default(name):
             merged[name] = session.options[name]
     if ref is None:
         ref = session.model.get("ref") or None
@@ -77,6 +78,8 @@ def kept(
     from ..runtime.keeper import Keeper
 
     carried = {name: options[name] for name in _CARRIED} | {"n_ctx": conversation.engine.info.n_ctx}
+    if options["gates"]:
+        carried["gates"] = _typed(options["gates"])
     if options["chat_template_file"]:
         carried["chat_template"] = conversation.format.source
     keeper = Keeper(sessions(), conversation, ref=_typed(ref) if ref else "", options=carried)

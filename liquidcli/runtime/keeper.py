@@ -71,7 +71,7 @@ class Keeper:
 
     def suspend(self) -> str:
         """Text and state to disk, old states away; a word about what was not kept."""
-        if not self.conversation.turns:
+        if not self.conversation.turns and not self.paused:
             self._forget_unnamed()
         if self.paused or not self.conversation.turns:
             return ""
@@ -131,22 +131,24 @@ class Keeper:
         self.suspend()
         self.session, self._seen_ns = self._fresh(), 0
 
-    def rename(self, name: str) -> None:
-        """A name of a person's choice; from here on the session is saved and kept until it is deleted."""
+    def rename(self, name: str) -> str:
+        """A name of a person's choice; from here on the session is saved and kept until it is deleted. A word where
+        another chat goes on under the old one."""
         if not self.conversation.turns:
             raise UsageError("there is nothing to save yet", hint=f"say something first, then /save {name}")
-        self.paused = False
+        said, self.paused = self._step_aside(), False
         if name != self.session.name:
             self.sessions.rename(self.session.name, name)
         self.session.name, self.session.named, self._seen_ns = name, True, 0
         self._seen_ns = self._file_ns()
         self.note()
+        return said
 
     def pause(self, on: bool) -> None:
         """While paused nothing is written; what was written of this conversation goes."""
-        self.paused = on
-        if on:
+        if on and not self.paused:
             self._forget_unnamed()
+        self.paused = on
 
     def _forget_unnamed(self) -> None:
         """What was written of this conversation, unless somebody named it, or another chat goes on with it."""

@@ -24,10 +24,15 @@ def candidates(line: str, words: Sequence[str], sources: Mapping[str, Source]) -
     return line, sorted({word for word in words if word.startswith(line)})
 
 
+def typed_path(text: str) -> Path:
+    """With a home folder for its tilde; what begins with the tilde of nobody stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises there
+
+
 def files(begun: str) -> list[str]:
     """Files and folders that begin like this; folders end with a slash."""
     folder, _, name = begun.rpartition("/")
-    at = Path(folder or ("/" if begun.startswith("/") else ".")).expanduser()
+    at = typed_path(folder or ("/" if begun.startswith("/") else "."))
     found: list[str] = []
     with contextlib.suppress(OSError):
         for entry in os.scandir(at):

@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ..errors import LiquidError
-from .stream import UNSAFE, Sanitizer, sanitize
+from .stream import UNSAFE, sanitize
 from .wrap import WordWrap
 
 EXIT_BROKEN_PIPE = 141
@@ -27,7 +27,6 @@ class Out:
     def __init__(self) -> None:
         self.json_mode = False
         self.quiet = False
-        self._answer = Sanitizer()
 
     def configure(self, *, json: bool | None = None, quiet: bool | None = None) -> None:
         self.json_mode = self.json_mode if json is None else json
@@ -42,17 +41,9 @@ class Out:
         text = json.dumps(_plain(value), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
         self._write(sys.stdout, UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
-    def stream(self, text: str) -> None:
-        """A piece of an answer, without a newline of our own; escape sequences split over pieces are caught too."""
-        self._write(sys.stdout, self._answer.feed(text))
-
     def painted(self, parts: Sequence[str]) -> None:
         """Pieces of text, every second one a terminal code of our own making; the others are sanitized."""
         self._write(sys.stdout, "".join(part if i % 2 else sanitize(part) for i, part in enumerate(parts)))
-
-    def end_stream(self) -> None:
-        """An answer is over: an escape sequence left open in it does not eat the next one."""
-        self._answer = Sanitizer()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns; a name that begins with `>` is aligned right. Fits a terminal, is never cut in a pipe."""
@@ -154,5 +145,4 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-ProgressUpdate = Callable[..., None]
 out = Out()

@@ -75,11 +75,7 @@ class Repl:
             if text.startswith("/"):
                 repl_commands.dispatch(self, text)
             else:
-                asked, self.attached = "\n\n".join([*self.attached, text]), []
-                if replacing:
-                    repl_turns.ask_instead(self, asked)
-                else:
-                    self.show(self.conversation.ask(asked))
+                self._ask(text, replacing=replacing)
         except Interrupted:
             raise
         except LiquidError as error:
@@ -87,8 +83,26 @@ class Repl:
                 error.hint = "/clear or /undo makes room, -c N at the start a larger context"
             if isinstance(error, UsageError):
                 error.hint = error.hint or "/help lists what there is"
-            out.error(error)
-            self.failure = self.failure or error
+            self._fail(error)
+        except OSError as error:  # a file that somebody named
+            reason = (error.strerror or str(error)).lower()
+            self._fail(LiquidError(f"{error.filename}: {reason}" if error.filename else reason))
+
+    def _ask(self, text: str, *, replacing: bool) -> None:
+        attached, self.attached = self.attached, []
+        asked, n_turns = "\n\n".join([*attached, text]), len(self.conversation.turns)
+        try:
+            if replacing:
+                repl_turns.ask_instead(self, asked)
+            else:
+                self.show(self.conversation.ask(asked))
+        finally:
+            if not replacing and len(self.conversation.turns) == n_turns:  # nothing was asked
+                self.attached = attached
+
+    def _fail(self, error: LiquidError) -> None:
+        out.error(error)
+        self.failure = self.failure or error
 
     def show(self, events: Generator[Event], when_stopped: str = _TAKEN_BACK) -> None:
         """Stream an answer to stdout, and what is to be said about it to stderr."""
@@ -113,7 +127,7 @@ class Repl:
             out.talk(answer_line(summary))
         self._watch_context(summary.finish_reason)
         if self.reader.interactive:
-            out.stream("\n")
+            out.data("")
 
     def _keep(self) -> None:
         try:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..runtime.chat import Reply
 from ..runtime.depth import DepthPolicy
+from .completion import typed_path
 from .console import out, wants_color
 from .depth_map import depth_map, token_map
 from .depth_words import draw_reply, terminal_map, words
@@ -44,7 +44,7 @@ def _map(repl: Repl, rest: str) -> None:
     reply = repl.conversation.last
     if not reply.layers:
         raise UsageError("there is no answer to draw", hint="say something first, then /depth map")
-    path = Path(rest).expanduser()
+    path = typed_path(rest)
     if rest and (path.suffix or path.is_dir() or "/" in rest):
         draw_reply(path, repl.conversation)
         return out.talk(f"written: {path}")

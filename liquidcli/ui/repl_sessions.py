@@ -67,5 +67,6 @@ def load(repl: Repl, name: str) -> None:
 def save(repl: Repl, name: str) -> None:
     if not name:
         raise UsageError("save under which name?", hint="every chat at a terminal is saved; /save NAME names this one")
-    repl.keeper.rename(name)
+    if said := repl.keeper.rename(name):
+        out.warn(said)
     out.talk(f"this conversation is {name}: it is saved as it goes on and kept until /sessions delete {name}")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NotFoundError, UsageError
+from .completion import typed_path
 from .console import out
 from .figures import engine_lines
 
@@ -46,9 +46,10 @@ def _set_format(repl: Repl, value: str) -> None:
 
     if not value:
         raise UsageError("which format?", hint="/set format json, /set format SCHEMA.json, /set noformat")
-    if value != "json" and not Path(value).expanduser().is_file():
+    path = typed_path(value)
+    if value != "json" and not path.is_file():
         raise NotFoundError(f"there is no file {value}", hint="/set format json, or a file with a JSON schema")
-    schema = grammar.ANY_JSON if value == "json" else Path(value).expanduser().read_text(errors="replace")
+    schema = grammar.ANY_JSON if value == "json" else path.read_text(errors="replace")
     repl.conversation.settings.grammar = grammar.check(repl.engine.model, grammar.from_json_schema(schema))
     out.talk(f"answers are JSON{'' if value == 'json' else f' of the schema {value}'}; /set noformat ends that")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotFoundError, UsageError
 from ..text_file import read_text
+from .completion import typed_path
 from .console import out
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def read(repl: Repl, rest: str) -> None:
     """Files of text that go with the next question."""
     if not rest:
         raise UsageError("read which file?", hint="/read FILE, or /read *.py")
-    pattern = str(Path(rest).expanduser())
+    pattern = str(typed_path(rest))
     found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))  # noqa: PTH207 - from the root, too
     names = [name for name in found if Path(name).is_file()]
     if not names and Path(pattern).is_dir():

@@ -5,7 +5,6 @@ Knows escape sequences and broken UTF-8, also when split over several pieces. Do
 
 from __future__ import annotations
 
-import codecs
 import re
 
 # C0 without tab and newline, DEL and C1, bidi embeddings, overrides and isolates, surrogates
@@ -80,16 +79,3 @@ class Sanitizer:
 def sanitize(text: str) -> str:
     """One whole text without anything that could steer a terminal; tabs and newlines stay."""
     return Sanitizer().feed(text)
-
-
-class PieceDecoder:
-    """Token pieces (bytes) to text: a character split over pieces appears once whole, broken bytes become U+FFFD."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, piece: bytes) -> str:
-        return self._decoder.decode(piece)
-
-    def end(self) -> str:
-        return self._decoder.decode(b"", final=True)

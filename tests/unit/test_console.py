@@ -15,7 +15,7 @@ import pytest
 from liquidcli.amounts import age_text, count_text, size_text
 from liquidcli.errors import IntegrityError
 from liquidcli.ui.console import Out
-from liquidcli.ui.stream import PieceDecoder, Sanitizer, sanitize
+from liquidcli.ui.stream import Sanitizer, sanitize
 from liquidcli.ui.tables import render
 
 
@@ -65,23 +65,6 @@ def test_nothing_steers_the_terminal(hostile: str, shown: str) -> None:
 def test_a_sequence_without_end_does_not_swallow_the_answer() -> None:
     text = "\x1b]0;" + "a" * 10_000
     assert 0 < len(sanitize(text)) < 10_000
-
-
-def test_pieces_of_a_character_wait_for_each_other() -> None:
-    decoder, raw = PieceDecoder(), "né 世界 🌊".encode()
-    assert "".join(decoder.feed(raw[i : i + 1]) for i in range(len(raw))) == "né 世界 🌊"
-    assert decoder.feed(b"\xe4\xb8") == "" and decoder.end() == "\ufffd"
-    assert PieceDecoder().feed(b"a\xffb") == "a\ufffdb"
-
-
-def test_answers_are_sanitized_across_pieces_and_do_not_leak_into_the_next(terminal) -> None:
-    stdout, _ = terminal
-    out = Out()
-    for piece in ("Hello \x1b", "[2", "Jworld \x1b]0;"):
-        out.stream(piece)
-    out.end_stream()
-    out.stream("next")
-    assert stdout.getvalue() == "Hello world next"
 
 
 def test_json_is_safe_and_whole(terminal) -> None:

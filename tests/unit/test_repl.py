@@ -58,7 +58,7 @@ class FakeConversation:
         self.last = Reply()
 
     def ask(self, text: str):
-        if text == "fail":
+        if text.endswith("fail"):
             raise LiquidError("it failed")
         self.turns.append(text)
         self.last = Reply(text[::-1], [1], [text[::-1]], [np.array([True, False])])
@@ -361,6 +361,21 @@ def test_files_go_with_the_next_question_alone(tmp_path, capsys) -> None:
     assert said.count("go with your next question") == 2 and "is no text" in said
 
 
+def test_files_stay_with_a_question_that_came_to_nothing(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("text\n")
+    repl = session(f"/read {tmp_path}/a.txt\nplease fail\nwhat?\nagain\n")
+    first, second = repl.conversation.turns
+    assert first.startswith("a.txt:") and first.endswith("what?") and second == "again"
+
+
+@pytest.mark.parametrize("typed", ["/read ~nobody-of-that-name/x", "/read " + "x" * 5000, "/set format /proc/self/mem",
+                                   "/depth map ~nobody-of-that-name/x.html"])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_a_sentence_and_the_chat_goes_on(typed: str, capsys) -> None:
+    repl = session(f"hi\n{typed}\nnext\n")
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "internal" not in said and repl.conversation.turns == ["hi", "next"]
+
+
 def test_the_context_is_drawn_and_the_license_told(capsys) -> None:
     session("/context\n/show license\n/model\n")
     assert capsys.readouterr().out == f"[{'#' * 4}{'.' * 36}] 10 of 100 tokens, 10%\n0 messages\nmit\nfake.gguf\n"
@@ -395,6 +410,7 @@ def test_what_tab_offers(line: str, begun: str, found: list[str]) -> None:
 
 
 def test_tab_offers_files(tmp_path) -> None:
+    assert files("~nobody-of-that-name/x") == []
     (tmp_path / "folder").mkdir()
     for name in ("file.txt", ".hidden", "odd\x1b[2J"):
         (tmp_path / name).touch()

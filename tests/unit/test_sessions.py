@@ -225,6 +225,35 @@ def test_two_chats_never_write_to_the_same_session(sessions: Sessions) -> None:
     assert said == {"one", "two"} and len(sessions.names()) == 2
 
 
+def test_a_name_is_not_put_over_what_another_chat_has_said(sessions: Sessions) -> None:
+    keeper(sessions).rename("talk")
+    for name in ("mine", "talk"):
+        one, two = keeper(sessions, turns=[]), keeper(sessions, turns=[])
+        one.resume(sessions.load("talk"))
+        two.resume(sessions.load("talk"))
+        two.conversation.turns += [{"role": "user", "content": "two"}, {"role": "assistant", "content": "said"}]
+        two.close()
+        longer = sessions.load("talk").turns
+        if name == "mine":
+            assert "another chat goes on" in one.rename(name) and sessions.load("mine").turns == longer[:-2]
+        else:
+            with pytest.raises(UsageError, match="already"):
+                one.rename(name)
+        assert sessions.load("talk").turns == longer and longer[-2]["content"] == "two"
+
+
+def test_a_chat_that_is_not_saved_deletes_nothing(sessions: Sessions) -> None:
+    before = keeper(sessions)
+    before.suspend()
+    for leave in (lambda kept: kept.suspend(), lambda kept: kept.pause(True), lambda kept: kept.close()):
+        private = keeper(sessions, turns=[])
+        private.paused = True
+        private.resume(sessions.latest())
+        private.conversation.turns.clear()
+        leave(private)
+    assert sessions.names() == [before.session.name]
+
+
 def test_what_is_not_to_be_kept_is_gone(sessions: Sessions) -> None:
     private = keeper(sessions)
     private.note()
