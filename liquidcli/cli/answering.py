@@ -115,7 +115,7 @@ def _engine(words: Mapping[str, Any], ref: str | None) -> Iterator[Engine]:
     for note in model.notes:
         out.talk(note)
     with _slow_progress("loading") as progress:
-        engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, progress=progress)
+        engine = Engine.load(model.path, **{name: words[name] for name in _ENGINE}, n_outputs=1, progress=progress)
     with engine:
         if note := untrained_context(words["n_ctx"], engine.info.n_ctx_train):
             out.warn(note)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .. import text_file
-from ..errors import MemoryFitError, UsageError
+from ..errors import LiquidError, MemoryFitError, UsageError
 from ..ui.console import out
 from .locate import locate
 from .options import Depth, FileOpt, Gates, Json, ModelOpt, Offline, Quiet, option
@@ -79,18 +79,27 @@ def bench(
         "n_batch": parse_numbers(n_batch, "-b"),
         "n_ubatch": parse_numbers(n_ubatch, "-ub"),
         "n_threads": parse_numbers(n_threads, "-t") if n_threads else [None],
-        "n_gpu_layers": n_gpu_layers.split(","),
-        "type_k": type_k.split(","),
-        "type_v": type_v.split(","),
-        "flash_attn": flash_attn.split(","),
+        "n_gpu_layers": _words(n_gpu_layers),
+        "type_k": _words(type_k),
+        "type_v": _words(type_v),
+        "flash_attn": _words(flash_attn),
     }
     text = _text(file)
     path = locate(model, gates, offline=offline, depths=policies)
     records: list[dict[str, Any]] = []
-    for chosen in itertools.product(*settings.values()):
-        one = dict(zip(settings, chosen, strict=True))
-        records += _run(path, one, tests, policies, repetitions, text, random)
+    try:
+        for chosen in itertools.product(*settings.values()):
+            one = dict(zip(settings, chosen, strict=True))
+            records += _run(path, one, tests, policies, repetitions, text, random)
+    except LiquidError:
+        if records:
+            _print(records, output)  # what was measured before is worth as much
+        raise
     _print(records, output)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip().lower() for word in text.split(",")]
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import typer
 from ..errors import DiskSpaceError, UsageError
 from ..ui.console import out
 from .locate import locate
-from .options import BaseRef, CtxSize, Depth, FileOpt, Json, Offline, Quiet, Threads, complete_refs, option
+from .options import BaseRef, Depth, FileOpt, Json, Offline, Quiet, Threads, WindowSize, complete_refs, option
 from .perplexity import Chunks, read_text
 from .quantize import Imatrix, Requantize
 
@@ -46,7 +46,7 @@ def compare(
     allow_requantize: Requantize = False,
     file: FileOpt = None,
     base: BaseRef = None,
-    n_ctx: CtxSize = 512,
+    n_ctx: WindowSize = 512,
     n_chunks: Chunks = -1,
     n_prompt: NPrompt = 512,
     n_gen: NGen = 128,

@@ -43,7 +43,7 @@ def fit(
     result = {"model": str(model.path), **told}
     if json:
         out.json(result)
-    elif not quiet:
+    else:
         _print(result)
     if not result["fits"]:
         raise typer.Exit(MemoryFitError.exit_code)

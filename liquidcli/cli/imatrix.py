@@ -11,7 +11,6 @@ from ..ui.console import out
 from .locate import locate
 from .options import (
     BatchSize,
-    CtxSize,
     Depth,
     FileOpt,
     Gates,
@@ -22,6 +21,7 @@ from .options import (
     Quiet,
     Threads,
     UBatchSize,
+    WindowSize,
     option,
 )
 from .perplexity import Chunks, read_text
@@ -47,7 +47,7 @@ def imatrix(
     output: Output = Path("imatrix.gguf"),
     in_file: InFile = None,
     output_format: OutputFormat = "gguf",
-    n_ctx: CtxSize = 512,
+    n_ctx: WindowSize = 512,
     n_chunks: Chunks = -1,
     n_batch: BatchSize = 2048,
     n_ubatch: UBatchSize = 512,

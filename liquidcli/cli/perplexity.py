@@ -12,7 +12,6 @@ from .locate import locate
 from .options import (
     BaseRef,
     BatchSize,
-    CtxSize,
     Depth,
     FileOpt,
     FlashAttn,
@@ -26,6 +25,7 @@ from .options import (
     TypeK,
     TypeV,
     UBatchSize,
+    WindowSize,
     option,
 )
 from .perplexity_shown import add_ratios, print_results
@@ -52,7 +52,7 @@ HellaSwagTasks = Annotated[int, option("--hellaswag-tasks", metavar="N", min=1, 
 def perplexity(
     model: ModelOpt = None,
     file: FileOpt = None,
-    n_ctx: CtxSize = 512,
+    n_ctx: WindowSize = 512,
     n_chunks: Chunks = -1,
     n_batch: BatchSize = 2048,
     n_ubatch: UBatchSize = 512,

@@ -51,6 +51,9 @@ class Context:
         self.n_batch: int = self._lib.llama_n_batch(self.pointer)
         self._tracing = False
         self._memory = self._lib.llama_get_memory(self.pointer)
+        if not self._memory or self._lib.llama_model_has_encoder(model.pointer):
+            self._lib.llama_free(self.pointer)
+            raise LiquidError(f"{model.path} is no model that goes on with a text: it encodes all of one at once")
         self._batch = _Batch(self._lib, self.n_batch)
         self._abort = self._lib.ggml_abort_callback(lambda _data: ctrl_c.pressed)
         self._never = self._lib.ggml_abort_callback(0)

@@ -14,6 +14,7 @@ from .model import Model
 
 ANY_JSON = '{"type": "object"}'
 _MAX_CHARS = 1 << 20
+_MOST_NESTED = 1000  # llama.cpp overflows its stack at some tens of thousands
 _ROOT = re.compile(r"^\s*root\s*::=", re.MULTILINE)
 
 
@@ -61,6 +62,8 @@ def compiled(model: Model, gbnf: str) -> int:
     """A sampler that lets through what the grammar allows; UsageError for one that does not compile."""
     if len(gbnf) > _MAX_CHARS or "\0" in gbnf:
         raise UsageError(f"a grammar has at most {_MAX_CHARS} characters and no NUL")
+    if _nesting(gbnf) > _MOST_NESTED:
+        raise UsageError(f"the grammar nests more than {_MOST_NESTED} brackets")
     if not gbnf.strip():
         raise UsageError("the grammar is empty", hint="a grammar begins: root ::= ...")
     lib = library.load()
@@ -69,6 +72,15 @@ def compiled(model: Model, gbnf: str) -> int:
     if not sampler:
         raise UsageError(f"the grammar cannot be used: {_reason(heard, gbnf)}", hint="a grammar begins: root ::= ...")
     return sampler
+
+
+def _nesting(gbnf: str) -> int:
+    """At least how deep its brackets go; the parser calls itself for each."""
+    depth = most = 0
+    for char in gbnf:
+        depth += (char == "(") - (char == ")")
+        most = max(most, depth)
+    return most
 
 
 def _reason(heard: list[str], gbnf: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,6 @@ class Model:
         self.bos: int = self._lib.llama_vocab_bos(self.vocab)  # -1: none
         self.eos: int = self._lib.llama_vocab_eos(self.vocab)
         self.add_bos: bool = self._lib.llama_vocab_get_add_bos(self.vocab)
-        self.can_decode: bool = self._lib.llama_model_has_decoder(self.pointer)
 
     def _load(self, n_gpu_layers: int, vocab_only: bool, progress: Callable[[float], None] | None) -> int:
         params = self._lib.llama_model_default_params()
@@ -60,7 +60,7 @@ class Model:
         params.progress_callback = callback = self._lib.llama_progress_callback(step)
         library.log.reset()
         with ctrl_c.held():
-            pointer = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
+            pointer = self._lib.llama_model_load_from_file(os.fsencode(self.path), params)
         stopped = ctrl_c.pressed
         del callback
         if pointer and not stopped:

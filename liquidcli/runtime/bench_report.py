@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 FORMATS = ("md", "json", "jsonl", "csv")
-_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
-_OFFLOAD = {"auto": -1, "all": -1}
 _FIXED = {  # what llama-bench lets a person change and this program does not
     "cpu_mask": "0x0", "cpu_strict": False, "poll": 50, "n_cpu_moe": 0, "split_mode": "layer", "main_gpu": 0,
     "no_kv_offload": False, "devices": "auto", "tensor_split": "0.00", "tensor_buft_overrides": "none",
@@ -32,6 +30,9 @@ _FIXED = {  # what llama-bench lets a person change and this program does not
 
 def record(engine: Engine, result: Result, settings: dict[str, Any], fed: str) -> dict[str, Any]:
     """One result; `settings` are those of Engine.load, `fed` says what the model was fed."""
+    from ..llama.context import FLASH_ATTN
+    from .engine import gpu_layers
+
     test, info = result.test, engine.info
     need = memory_need(
         info.metadata, 0, n_ctx=test.n_ctx, n_ubatch=settings["n_ubatch"],
@@ -47,8 +48,8 @@ def record(engine: Engine, result: Result, settings: dict[str, Any], fed: str) -
         "n_threads": info.n_threads,
         "type_k": settings["type_k"],
         "type_v": settings["type_v"],
-        "n_gpu_layers": _OFFLOAD.get(settings["n_gpu_layers"]) or int(settings["n_gpu_layers"]),
-        "flash_attn": _FLASH_ATTN[settings["flash_attn"]],
+        "n_gpu_layers": gpu_layers(settings["n_gpu_layers"]),
+        "flash_attn": FLASH_ATTN[settings["flash_attn"]],
         **_FIXED,
         "n_prompt": test.n_prompt,
         "n_gen": test.n_gen,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..gguf_file import open_gguf
+from ..gguf_file import check_loadable, open_gguf
 from .agreement import Answer, agreement
 from .apart import in_own_process
 from .depth import DepthPolicy
@@ -71,6 +71,7 @@ def _is_base(path: Path, wanted: Comparison) -> bool:
 
 def describe(path: Path) -> dict[str, Any]:
     with open_gguf(path) as f:
+        check_loadable(f)
         n_weights = sum(info.n_elements for info in f.tensors.values())
         n_bytes = sum(info.size_bytes for info in f.tensors.values())
         return {

@@ -57,19 +57,21 @@ class Engine:
         type_k: str = "f16",
         type_v: str = "f16",
         n_seq: int = 1,
+        n_outputs: int | None = None,
         flash_attn: str = "auto",
         kv_unified: bool = True,
         on_node: object | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Engine:
-        """`n_ctx` 0: the model's own, at most DEFAULT_CTX. File and memory are checked before llama.cpp sees either."""
+        """`n_ctx` 0: the model's own, at most DEFAULT_CTX; `n_outputs`: rows of a micro-batch that will give logits.
+        File and memory are checked before llama.cpp sees either."""
         with open_gguf(path) as f:
             check_loadable(f)
             metadata, size_bytes, tensors = f.metadata, f.size_bytes, f.tensors
         n_ctx = n_ctx or min(trained_context(metadata), DEFAULT_CTX)
         need = memory_need(
-            metadata, size_bytes, tensors.values(), n_ctx=n_ctx, n_ubatch=n_ubatch, type_k=type_k, type_v=type_v,
-            kv_share=kept_share(metadata),
+            metadata, size_bytes, tensors.values(), n_ctx=n_ctx, n_ubatch=n_ubatch, n_outputs=n_outputs, type_k=type_k,
+            type_v=type_v, kv_share=kept_share(metadata),
         )  # fmt: skip
         check_memory(need, n_ctx)
         threads = n_threads or usable_cores()
@@ -79,7 +81,7 @@ class Engine:
             kv_unified=kv_unified, on_node=on_node,
         )  # fmt: skip
         loading = (lambda share: progress(int(share * size_bytes), size_bytes, "loading")) if progress else None
-        model = Model(Path(path), n_gpu_layers=_gpu_layers(n_gpu_layers), progress=loading)
+        model = Model(Path(path), n_gpu_layers=gpu_layers(n_gpu_layers), progress=loading)
         try:
             context = Context(model, params)
         except BaseException:
@@ -337,7 +339,7 @@ class Engine:
         return self.layer_map.layers(trace.run[[int(np.argmax(trace.pos))]])[0]
 
 
-def _gpu_layers(wanted: int | str) -> int:
+def gpu_layers(wanted: int | str) -> int:
     """A number, auto or all; as llama.cpp, both words mean as many as there are where there is a GPU."""
     word = str(wanted).strip().lower()
     if word in _OFFLOAD:

@@ -120,6 +120,8 @@ def _measure(
 
 def _tokens(engine: Engine, task: Task, n_total: int) -> list[list[int]]:
     sequences = [engine.tokenize(f"{task.context} {ending}") for ending in task.endings]
+    if not common_prefix(sequences):
+        raise UsageError(f"a task's endings have nothing before them: {task.endings[0][:40]!r}")
     needed = max(map(len, sequences)) + sum(map(len, sequences))
     if needed > n_total:
         raise UsageError(f"a task needs {needed} tokens, the context holds {n_total}", hint=f"-c {needed // 4 + 1}")

@@ -52,7 +52,7 @@ class SamplingParams:
 _RANGES = (
     ("temp", 0, 100), ("top_k", -1, 1 << 30), ("top_p", 0, 1), ("min_p", 0, 1), ("repeat_penalty", 0, 100),
     ("repeat_last_n", -1, 1 << 30), ("frequency_penalty", -100, 100), ("presence_penalty", -100, 100),
-    ("seed", -1, (1 << 32) - 1),
+    ("seed", -1, (1 << 32) - 2),  # the last one is llama.cpp's word for any
 )  # fmt: skip
 
 

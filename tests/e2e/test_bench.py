@@ -48,6 +48,15 @@ def test_lists_and_ranges_multiply(liquid, models):
     ]
 
 
+def test_words_in_capitals_and_what_was_measured_before_a_failure(liquid, models):
+    words = ("bench", "-m", models["stock"], "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--json")
+    rows = json.loads(liquid(*words, "-fa", "ON", "-ngl", "0, All").stdout)
+    assert [(row["flash_attn"], row["n_gpu_layers"]) for row in rows] == [(1, 0), (1, -1)]
+    result = liquid(*words, "-ctk", "f16,f17")
+    assert result.returncode == 2 and "f17" in result.stderr
+    assert [row["type_k"] for row in json.loads(result.stdout)] == ["f16"]
+
+
 def test_csv_and_json_lines(liquid, models):
     (row,) = csv.DictReader(io.StringIO(liquid("bench", "-m", models["stock"], *QUICK, "-n", "0", "-o", "csv").stdout))
     assert row["n_prompt"] == "16" and float(row["avg_ts"]) > 0 and row["depth_mode"] == "auto"

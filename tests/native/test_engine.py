@@ -7,20 +7,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from liquidcli.errors import IntegrityError, Interrupted, MemoryFitError, UsageError
+from liquidcli.errors import IntegrityError, Interrupted, LiquidError, MemoryFitError, UsageError
+from liquidcli.gguf_file import open_gguf
 from liquidcli.llama import library
 from liquidcli.llama.context import Context
 from liquidcli.llama.interrupt import ctrl_c
+from liquidcli.runtime import fit, machine
 from liquidcli.runtime.depth import DepthPolicy
 from liquidcli.runtime.engine import Engine
 from liquidcli.runtime.events import Event, Summary
+from liquidcli.runtime.machine import memory_need
 from liquidcli.runtime.sampling import SamplingParams
 from liquidcli.ui.figures import reading_text
+from tests.gguf_bytes import BOOL, FLOAT32, UINT32, GGUFBytes, f32, llama
 from tests.tiny import make_model
 from tests.tiny_gguf import write_gguf
 
@@ -323,6 +328,46 @@ def test_ctrl_c_during_decode_is_raised_afterwards(engine: Engine) -> None:
 def test_what_does_not_fit_is_refused_before_it_is_loaded(path: Path) -> None:
     with pytest.raises(MemoryFitError, match="are available"):
         Engine.load(path, n_ctx=1 << 34)
+
+
+def encoder() -> GGUFBytes:
+    """A smallest BERT."""
+    g, n_embd, n_ff = llama(arch="bert"), 32, 64
+    g.keys |= {
+        "bert.attention.layer_norm_epsilon": (FLOAT32, 1e-5), "bert.attention.causal": (BOOL, False),
+        "bert.pooling_type": (UINT32, 1), "bert.attention.head_count_kv": (UINT32, 4),
+        "tokenizer.ggml.token_type_count": (UINT32, 2),
+    }  # fmt: skip
+    shapes = {"token_embd.weight": (n_embd, 16), "token_types.weight": (n_embd, 2)}
+    shapes["position_embd.weight"] = (n_embd, 64)
+    norms = ["token_embd_norm"]
+    for i in range(2):
+        norms += [f"blk.{i}.attn_output_norm", f"blk.{i}.layer_output_norm"]
+        sizes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (n_embd, n_embd))
+        for name, (n_in, n_out) in (sizes | {"ffn_up": (n_embd, n_ff), "ffn_down": (n_ff, n_embd)}).items():
+            shapes |= {f"blk.{i}.{name}.weight": (n_in, n_out), f"blk.{i}.{name}.bias": (n_out,)}
+    shapes |= {f"{norm}.{part}": (n_embd,) for norm in norms for part in ("weight", "bias")}
+    g.tensors = {name: f32(*shape) for name, shape in shapes.items()}
+    return g
+
+
+def test_a_model_that_makes_embeddings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LiquidError, match="no model that goes on with a text"):
+        Engine.load(encoder().write(tmp_path / "bert.gguf"), n_ctx=64)
+
+
+def test_a_chat_needs_less_memory_than_all_logits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `fit` promises a chat is what loading asks for."""
+    with open_gguf(path) as f:
+        need = partial(memory_need, f.metadata, f.size_bytes, list(f.tensors.values()), n_ctx=512, n_ubatch=512)
+        least = need(n_outputs=1).least_bytes
+        for module in (machine, fit):
+            monkeypatch.setattr(module, "available_bytes", lambda: least)
+        assert fit.estimate(f, n_ctx=512)["fits"] and need().least_bytes > least
+    with Engine.load(path, n_ctx=512, n_outputs=1):
+        pass
+    with pytest.raises(MemoryFitError):
+        Engine.load(path, n_ctx=512)
 
 
 @pytest.mark.parametrize(("name", "value"), [("type_k", "f17"), ("flash_attn", "maybe"), ("n_gpu_layers", "some")])

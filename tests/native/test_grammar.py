@@ -62,8 +62,11 @@ def test_what_is_wrong_with_a_grammar_is_said_whole(engine: Engine, gbnf: str, r
 
 
 @pytest.mark.parametrize(
-    "gbnf", ["root = 1", "root ::= nothing", "other ::= [a]", "root ::= root [a]", "root ::= (", "\0"]
-)
+    "gbnf",
+    ["root = 1", "root ::= nothing", "other ::= [a]", "root ::= root [a]", "root ::= (", "\0",
+     "root ::= " + "(" * 30_000],
+    ids=lambda gbnf: gbnf[:20],
+)  # fmt: skip
 def test_grammars_that_do_not_compile_are_one_sentence(engine: Engine, gbnf: str, capfd) -> None:
     with pytest.raises(UsageError, match="grammar"):
         grammar.check(engine.model, gbnf)

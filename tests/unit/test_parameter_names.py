@@ -9,7 +9,8 @@ import pytest
 
 from liquidcli.runtime import engine, fit, hellaswag, perplexity
 
-ENGINE = set(inspect.signature(engine.Engine.load).parameters) - {"path", "n_seq", "kv_unified", "on_node", "progress"}
+OURS = {"path", "n_seq", "n_outputs", "kv_unified", "on_node", "progress"}  # a verb decides these itself
+ENGINE = set(inspect.signature(engine.Engine.load).parameters) - OURS
 FLAGS = {"ctx_size", "batch_size", "ubatch_size", "threads", "gpu_layers", "cache_type_k", "cache_type_v", "chunks"}
 
 

@@ -21,7 +21,7 @@ def test_updating_ignores_what_was_not_given() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"temp": -1}, {"top_p": 1.1}, {"min_p": float("nan")}, {"repeat_penalty": 0}, {"seed": -2}, {"seed": 1 << 32}],
+    [{"temp": -1}, {"top_p": 1.1}, {"min_p": float("nan")}, {"repeat_penalty": 0}, {"seed": -2}, {"seed": 0xFFFFFFFF}],
 )
 def test_values_out_of_range_are_refused(values: dict) -> None:
     with pytest.raises(UsageError):
