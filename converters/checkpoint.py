@@ -197,7 +197,7 @@ def _is_shard_name(name: Any) -> bool:
 
 
 def _check_index(folder: Path, tensors: dict[str, SourceTensor]) -> None:
-    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+    if not is_there(folder / INDEX) or (folder / SINGLE).is_file():
         return
     for name, shard in _weight_map(folder).items():
         if name not in tensors or tensors[name].path.name != shard:

@@ -68,7 +68,7 @@ Depth = Annotated[
 CtxSize = Annotated[
     int, option("-c", "--ctx-size", metavar="N", min=0, help="Context in tokens; 0: the model's, at most 4096.")
 ]
-WindowSize = Annotated[int, option("-c", "--ctx-size", metavar="N", min=1, help="Tokens of one window. Default: 512.")]
+WindowSize = Annotated[int, option("-c", "--ctx-size", metavar="N", min=0, help="Tokens of one window. Default: 512.")]
 BatchSize = Annotated[
     int, option("-b", "--batch-size", metavar="N", min=1, help="Tokens handed to the library at once.")
 ]
