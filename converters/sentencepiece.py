@@ -41,16 +41,13 @@ def sentencepiece_fields(
     vocab = Vocab(n_vocab, BLANK_SCORE)
     path = checkpoint.folder / "tokenizer.model"
     adds_space = _from_model(path, vocab) if is_there(path) else _from_json(tokenizer or {}, vocab)
-    beyond = {}
-    for token in tokens_listed_elsewhere(checkpoint):
-        if token["id"] >= n_vocab:
-            beyond[token["id"]] = token["content"]
-        else:
+    elsewhere, own = tokens_listed_elsewhere(checkpoint), added_tokens(tokenizer)
+    beyond = {token["id"]: token["content"] for token in (*elsewhere, *own) if token["id"] >= n_vocab}
+    for token in elsewhere:
+        if token["id"] not in beyond:
             vocab.put_added(token, ADDED_SCORE)
-    for token in added_tokens(tokenizer):
-        if token["id"] >= n_vocab:
-            beyond[token["id"]] = token["content"]
-        elif not path.is_file() or vocab.is_blank(token["id"]):
+    for token in own:
+        if token["id"] not in beyond and (not path.is_file() or vocab.is_blank(token["id"])):
             vocab.put_added(token, ADDED_SCORE)
     if beyond:
         first = min(beyond)

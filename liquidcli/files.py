@@ -67,6 +67,28 @@ def unwritable(folder: Path, error: OSError) -> LiquidError:
 
 
 @contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """DiskSpaceError instead of the system's, for writing in `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            f"the disk of {folder} is full; nothing was kept",
+            hint="free some space, or name another folder for the output",
+        ) from error
+
+
+def publish(part: Path, path: Path, mode: int) -> None:
+    """Give a finished file or folder its name, and `mode`, narrowed by the umask."""
+    umask = os.umask(0)
+    os.umask(umask)
+    part.chmod(mode & ~umask)
+    part.replace(path)
+
+
+@contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
     """For the moment in which a file is begun: Ctrl-C and requests to leave come once somebody is to remove it."""
     if threading.current_thread() is not threading.main_thread():  # no other is ever interrupted
@@ -104,22 +126,12 @@ def atomic_output(path: Path | str, size_bytes: int = 0, *, mode: int = 0o666) -
             part = Path(name)
             undo.callback(os.close, handle)
             undo.callback(part.unlink, missing_ok=True)
-        try:
+        with full_disk_told(path.parent):
             claim(handle)
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            part.chmod(mode & ~umask)
-            part.replace(path)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskSpaceError(
-                    f"the disk of {path.parent} is full; nothing was kept",
-                    hint="free some space, or name another folder for the output",
-                ) from error
-            raise
+            publish(part, path, mode)
 
 
 def sweep(path: Path) -> None:

@@ -6,15 +6,14 @@ Knows nothing of what is inside them. Single files are in `files`.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import DiskSpaceError, NotFoundError, UsageError
-from .files import check_space, claim, signals_wait, sweep, unwritable
+from .errors import NotFoundError, UsageError
+from .files import check_space, claim, full_disk_told, publish, signals_wait, sweep, unwritable
 
 
 @contextlib.contextmanager
@@ -43,20 +42,10 @@ def atomic_folder(path: Path | str, size_bytes: int = 0) -> Iterator[Path]:
                 handle = os.open(part, os.O_RDONLY)
                 undo.callback(os.close, handle)
                 claim(handle)
-        try:
+        with full_disk_told(path.parent):
             yield part
             for file in part.rglob("*"):
                 if file.is_file():
                     with file.open("rb+") as opened:
                         os.fsync(opened.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            part.chmod(0o777 & ~umask)
-            part.replace(path)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskSpaceError(
-                    f"the disk of {path.parent} is full; nothing was kept",
-                    hint="free some space, or name another folder",
-                ) from error
-            raise
+            publish(part, path, 0o777)

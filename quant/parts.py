@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from liquidcli.errors import DiskSpaceError, UsageError
-from liquidcli.files import check_space, output_target, unwritable
+from liquidcli.files import check_space, full_disk_told, output_target, publish, unwritable
 
 try:
     import fcntl
@@ -112,11 +112,8 @@ class Part:
 
     def publish(self) -> None:
         """Take the target's place."""
-        umask = os.umask(0)
-        os.umask(umask)
-        self.path.chmod(0o666 & ~umask)
         self._close_if_it_must_be()
-        self.path.replace(self.target)
+        publish(self.path, self.target, 0o666)
         self.journal.unlink(missing_ok=True)
         self._file.close()
 
@@ -144,18 +141,14 @@ class Part:
     @contextlib.contextmanager
     def _disk(self):
         try:
-            yield
+            with full_disk_told(self.target.parent):
+                yield
         except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise DiskSpaceError(
-                    f"{self.target} may not become as long as it has to; nothing was kept",
-                    hint="ulimit -f unlimited, or a folder on a disk that takes larger files",
-                ) from error
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno != errno.EFBIG:
                 raise
             raise DiskSpaceError(
-                f"the disk of {self.target.parent} is full; nothing was kept",
-                hint="free some space, or name another folder for the output",
+                f"{self.target} may not become as long as it has to; nothing was kept",
+                hint="ulimit -f unlimited, or a folder on a disk that takes larger files",
             ) from error
 
 

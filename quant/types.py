@@ -21,10 +21,8 @@ _FLOATS = (T.F32, T.F16, T.BF16)
 BLIND = (T.IQ2_XXS, T.IQ2_XS, T.IQ1_S)
 # types that become garbage without one, so that llama-quantize refuses; embeddings and output are exempt
 NEEDS_IMATRIX = (*BLIND, T.IQ3_XXS, T.IQ2_S, T.IQ1_M)
-
-
 # types whose search in a table ends the process where its sums, and their squares, leave float32
-FROM_CODEBOOK = (T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S)
+FROM_CODEBOOK = (*NEEDS_IMATRIX, T.IQ3_S)
 
 
 @dataclass(frozen=True)
