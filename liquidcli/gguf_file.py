@@ -77,18 +77,21 @@ class GGUFFile:
                 mapping.madvise(mmap.MADV_DONTNEED, first, start + view.size - first)
 
     def array(self, name: str) -> np.ndarray:  # float32, numpy order: ggml's reversed
+        return self.rows(name, slice(None)).reshape(self.tensor(name).shape[::-1])
+
+    def rows(self, name: str, which: np.ndarray | slice) -> np.ndarray:
+        """Some rows of a tensor, [n, shape[0]] float32; rows are counted through all further dimensions."""
         from gguf.quants import dequantize
 
         info, data = self.tensor(name), self.raw(name)
-        shape = info.shape[::-1]
-        if info.type in _PLAIN:
-            return data.view(_PLAIN[info.type]).astype(np.float32, copy=False).reshape(shape)
         row_bytes = info.size_bytes * info.shape[0] // info.n_elements
+        rows = data.reshape(-1, row_bytes)[which]
+        if info.type in _PLAIN:
+            return rows.view(_PLAIN[info.type]).astype(np.float32, copy=False)
         try:
-            rows = dequantize(data.reshape(-1, row_bytes), info.type)
+            return dequantize(rows, info.type).astype(np.float32, copy=False)
         except NotImplementedError as error:
             raise IntegrityError(f"{self.path}: {name} has type {info.type.name}, which has no decoder") from error
-        return rows.astype(np.float32, copy=False).reshape(shape)
 
     def raw_value(self, key: str) -> bytes:
         """Type and value of a key as they lie in the file: what a writer copies to lose nothing."""

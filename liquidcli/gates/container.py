@@ -48,6 +48,7 @@ def _plain(kind: GGUFValueType, content: object) -> bytes:
     if kind is GGUFValueType.STRING:
         return string(str(content))
     formats = {
+        GGUFValueType.UINT8: "<B",
         GGUFValueType.UINT32: "<I",
         GGUFValueType.INT32: "<i",
         GGUFValueType.FLOAT32: "<f",

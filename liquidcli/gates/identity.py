@@ -1,4 +1,5 @@
-"""Which base a gate pack belongs to: architecture, shapes and a hash over the norms, which no quantization changes.
+"""Which base a gate pack belongs to: architecture, shapes, a hash over the norms and the order of values in matrices,
+none of which quantization changes.
 
 ref: sha256 over attn_norm and ffn_norm of all layers in order (attn_norm.0, ffn_norm.0, attn_norm.1, ...), then
 output_norm, each value rounded to BF16 to nearest, ties to even, little-endian. Knows nothing of gates.
@@ -7,12 +8,13 @@ output_norm, each value rounded to BF16 to nearest, ties to even, little-endian.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from ..errors import IntegrityError, UsageError, quote
 from ..gguf_file import GGUFFile
+from .matrix_order import MatrixOrder
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,22 @@ class Identity:
     head_count: int
     head_count_kv: int
     norms_sha256: str
+    order: MatrixOrder = field(default=MatrixOrder(), repr=False)  # empty in packs written before there was one
 
     def as_json(self) -> dict:
-        return asdict(self)
+        """All that tells a person something: not the order."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "order"}
 
     def difference(self, other: Identity) -> str | None:
-        """What tells the two apart, in words; None when they are the same."""
-        for name, mine in asdict(self).items():
-            found = asdict(other)[name]
-            if mine != found and name != "norms_sha256":
-                return f"the file's {name.replace('_', ' ')} is {found}, the pack's {mine}"
+        """What tells the two apart, in words; None for two quantizations of the same weights."""
+        theirs = other.as_json()
+        for name, mine in self.as_json().items():
+            if mine != theirs[name] and name != "norms_sha256":
+                return f"the file's {name.replace('_', ' ')} is {theirs[name]}, the pack's {mine}"
         if self.norms_sha256 != other.norms_sha256:
             return "the shapes agree, but the norms are those of other weights (a fine-tune or another model)"
+        if moved := self.order.moved(other.order):
+            return f"shapes and norms agree, but {moved} holds other weights (a fine-tune)"
         return None
 
 
@@ -77,6 +83,7 @@ def base_identity(f: GGUFFile) -> Identity:
         n_head,
         number("attention.head_count_kv", n_head),
         norms_sha256(f),
+        MatrixOrder.of(f),
     )
 
 

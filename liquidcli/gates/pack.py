@@ -26,8 +26,10 @@ from ..gguf_checks_depth import check_depth_keys
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
 from .identity import Identity
+from .matrix_order import GROUP, RANKS, MatrixOrder
 
 BASE_PREFIX = "depth_gates.base."
+ORDER = BASE_PREFIX + "order."
 TENSORS_SHA256 = "depth_gates.tensors_sha256"  # of their bytes, in the file's order; packs written before have none
 DEPTH = "depth."
 SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
@@ -100,6 +102,9 @@ def write_pack(path: Path, pack: Pack) -> None:
     for name, content in pack.base.as_json().items():
         kind = V.STRING if isinstance(content, str) else V.UINT32
         keys[BASE_PREFIX + name] = container.value(kind, content)
+    if pack.base.order.names:
+        keys[ORDER + "tensors"] = container.array(V.STRING, pack.base.order.names)
+        keys[ORDER + "ranks"] = container.array(V.UINT8, pack.base.order.ranks)
     keys |= pack.depth.keys()
     tensors = [_tensor(name, content) for name, content in pack.tensors.items()]
     keys[TENSORS_SHA256] = container.value(V.STRING, _sha256(tensor.data() for tensor in tensors))
@@ -159,7 +164,18 @@ def _read_identity(f: GGUFFile) -> Identity:
     if text["architecture"] != f.architecture:
         _fail(f.path, f"it says {quote(f.architecture)} and is for a base of {quote(text['architecture'])}")
     numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
-    return Identity(**text, **dict[str, Any]((name, _base_number(f, name)) for name in numbers))
+    return Identity(**text, **dict[str, Any]((name, _base_number(f, name)) for name in numbers), order=_read_order(f))
+
+
+def _read_order(f: GGUFFile) -> MatrixOrder:
+    types = [f.metadata_types.get(ORDER + part) for part in ("tensors", "ranks")]
+    if types == [None, None]:
+        return MatrixOrder()
+    names, ranks = f.metadata.get(ORDER + "tensors", ()), f.metadata.get(ORDER + "ranks", ())
+    typed = types == [(V.ARRAY, V.STRING), (V.ARRAY, V.UINT8)]
+    if not typed or len(ranks) != RANKS * len(names) or max(ranks, default=0) >= GROUP:
+        _fail(f.path, f"{ORDER}ranks is no list of {RANKS} numbers below {GROUP} for each of {ORDER}tensors")
+    return MatrixOrder(tuple(names), bytes(ranks))
 
 
 def read_depth(f: GGUFFile, n_layer: int) -> Depth:

@@ -136,7 +136,8 @@ def _fingerprint(base: Path) -> str:
     else:
         with open_gguf(base) as f:
             check_is_model(f)
-            digest.update(json.dumps(asdict(base_identity(f))).encode())
+            identity = base_identity(f)
+            digest.update(json.dumps(identity.as_json()).encode() + identity.order.ranks)
             paths = list(f.paths)
     for path in paths:
         with path.open("rb") as file:
