@@ -48,7 +48,7 @@ def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     columns = [name for name in (_COMPARED if "KLD mean" in cells[0] else _ALONE) if name.lstrip(">") in cells[0]]
     if "base_ppl" in results[0]:
         ppl, error = results[0]["base_ppl"], results[0]["base_ppl_error"]
-        cells.insert(0, {"depth": "base", "PPL": f"{ppl:.4f}", "+/-": f"{error:.4f}"})
+        cells.insert(0, {"depth": "base", "PPL": _number(ppl, 8), "+/-": _number(error, 7)})
     return columns, [[row.get(name.lstrip(">"), "-") for name in columns] for row in cells]
 
 
@@ -56,12 +56,18 @@ def _cells(result: Result) -> dict[str, str]:
     used = result["depth"]
     cells = {
         "depth": str(used["mode"]), "layers/token": f"{used['layers_run_mean']:.2f}",
-        "run": f"{used['executed_fraction']:.1%}", "PPL": f"{result['ppl']:.4f}", "+/-": f"{result['ppl_error']:.4f}",
-        "t/s": f"{result['tokens_per_second'] or 0:.1f}",
+        "run": f"{used['executed_fraction']:.1%}", "PPL": _number(result["ppl"], 8),
+        "+/-": _number(result["ppl_error"], 7), "t/s": _number(result["tokens_per_second"] or 0, 5, decimals=1),
     }  # fmt: skip
     if "ppl_ratio_to_full" in result:
-        cells["ratio"] = f"{result['ppl_ratio_to_full']:.4f}"
+        cells["ratio"] = _number(result["ppl_ratio_to_full"], 6)
     if "kld_mean" in result:
-        cells |= {"KLD mean": f"{result['kld_mean']:.5f}", "KLD 99%": f"{result['kld_p99']:.4f}"}
+        cells |= {"KLD mean": _number(result["kld_mean"], 8, decimals=5), "KLD 99%": _number(result["kld_p99"], 7)}
         cells["same top"] = f"{result['same_top_p']:.2%}"
     return cells
+
+
+def _number(value: float, width: int, decimals: int = 4) -> str:
+    """With fewer decimals where it would be wider, and with none as wide as it must be."""
+    texts = (f"{value:.{n}f}" for n in range(decimals, -1, -1))
+    return next((text for text in texts if len(text) <= width), f"{value:.0f}")
