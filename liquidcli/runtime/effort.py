@@ -168,5 +168,5 @@ def solved(answers: Iterable[str], full: Iterable[str], gold: Sequence[str]) -> 
         "n_questions": len(gold),
         "right": sum(a == g for (a, _), g in zip(pairs, gold, strict=True)),
         "right_full": sum(b == g for (_, b), g in zip(pairs, gold, strict=True)),
-        "same_number": sum(a == b for a, b in pairs),
+        "same_number": sum(a is not None and a == b for a, b in pairs),
     }

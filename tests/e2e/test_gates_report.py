@@ -35,7 +35,7 @@ def test_at_full_depth_nothing_differs(liquid, models):
     for row in [*found["kinds"], found["prompts"]]:
         assert row["executed_fraction"] == 1 and row["same_top_p"] == 1
     assert found["kinds"][0]["rank_correlation"] is None and found["kinds"][0]["ppl"] == found["kinds"][0]["ppl_full"]
-    assert found["questions"]["same_number"] == 1
+    assert found["questions"]["right"] == found["questions"]["right_full"]
 
 
 def test_what_cannot_be_reported_is_one_sentence(liquid, models, tmp_path):

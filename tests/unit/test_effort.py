@@ -32,7 +32,7 @@ def test_the_last_number_counts(text, number):
 
 def test_right_answers_are_counted_at_both_depths():
     found = solved(["it is 4", "9", "no idea"], ["4", "it is 8", "none"], ["4", "8", "1"])
-    assert found == {"n_questions": 3, "right": 1, "right_full": 2, "same_number": 2}
+    assert found == {"n_questions": 3, "right": 1, "right_full": 2, "same_number": 1}
 
 
 def test_a_hundred_prompts_of_which_none_is_trained_on():
