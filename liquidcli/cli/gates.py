@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Interrupted, UsageError
-from ..gates.training.options import Options
+from ..gates.training.options import N_GATES, Options
 from ..ui.console import is_terminal, out
 from .gates_report import report
 from .options import Json, Quiet, option
@@ -53,7 +53,8 @@ Init = Annotated[Path | None, option("--init", metavar="GATES.gguf", help="A gat
 Target = Annotated[str | None, _trained("target", "NN%", "Share of layers that should run at the pack's threshold.")]
 _LAYERS = "Layers that may get a gate. Default: all but the first and last two."
 Layers = Annotated[str | None, _trained("layers", "A-B[,C...]", _LAYERS)]
-NGates = Annotated[int | None, _trained("n_gates", "N", "How many of them get one.", min=1)]
+_N_GATES = f"How many of them get one. Default: {N_GATES}, or all where there are fewer."
+NGates = Annotated[int | None, _trained("n_gates", "N", _N_GATES, min=1)]
 _ADAPTER = "Hidden units of an adapter: a multiple of 32; 0: none."
 AdapterSize = Annotated[int | None, _trained("adapter_size", "M", _ADAPTER, min=0)]
 _KV = "What skipped layers do about K and V. Default: project, or as in --init."
@@ -165,7 +166,7 @@ def train(
     options = Options(**{name: value for name, value in given.items() if value is not None})
     try:
         with _told("training", None, "steps") as progress:
-            report = run(base, output, options, state=state, resume=resume, progress=progress)
+            report = run(base, output, options, state=state, resume=resume, progress=progress, note=out.talk)
     except KeyboardInterrupt:
         raise Interrupted("stopped", hint=_GOES_ON) from None
     except SystemExit:  # told to end

@@ -108,9 +108,10 @@ def test_train_writes_a_pack_its_report_and_goes_on_with_resume(liquid, tmp_path
         "--scope", "attn+ffn", "--kv", "drop", "--rank", "2", "--target", "80%", "--adapter-size", "32",
         "--harvest-tokens", "200", "--epochs", "2", "--tune-tokens", "1024", "-t", "1", "--device", "cpu",
     )  # fmt: skip
-    done = liquid(*words)
+    failed(liquid(*words, "--n-gates", "5"), 2, "at most 4")
+    done = liquid(*words, "--resume")
     assert done.returncode == 0 and "pack" in done.stdout and "80" in done.stdout, done.stderr
-    assert "end to end" in done.stderr and "calibrating" in done.stderr
+    assert "end to end" in done.stderr and "calibrating" in done.stderr and "nothing to resume" in done.stderr
     told = json.loads(liquid("gates", "show", "p.gguf", "--json").stdout)
     assert len(told["gates"]) == 3 and {gate["scope"] for gate in told["gates"]} <= {"attn", "ffn"}
     assert told["depth"]["kv_policy"] == "drop" and told["updates"]["rank"] == 2 and told["updates"]["matrices"] >= 5
@@ -121,6 +122,9 @@ def test_train_writes_a_pack_its_report_and_goes_on_with_resume(liquid, tmp_path
     failed(liquid(*words, "--resume", "--seed", "9"), 2, "begun with --seed 1")
     again = liquid(*words, "--resume")
     assert again.returncode == 0 and "pricing layers" not in again.stderr and "calibrating" in again.stderr
+    assert "nothing to resume" not in again.stderr
+    (tmp_path / "p.gguf.state" / "options.json").unlink()
+    failed(liquid(*words, "--resume"), 6, "options.json is missing")
     applied = json.loads(liquid("gates", "apply", base, "p.gguf", "-o", "out.gguf", "--json").stdout)
     assert len(applied["merged"]) == told["updates"]["matrices"]
 

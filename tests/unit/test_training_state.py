@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from liquidcli.cli.gates import parse_layers
 from liquidcli.errors import IntegrityError, LiquidError, NotFoundError, UsageError
 from liquidcli.gates.pack import read_pack
 from liquidcli.gates.training import train as training
 from liquidcli.gates.training.data import Source
-from liquidcli.gates.training.options import FROM_INIT, Options
+from liquidcli.gates.training.options import FROM_INIT, Options, layers_text
 from liquidcli.gates.training.selftext import _drop_torn
-from liquidcli.gates.training.state import load
+from liquidcli.gates.training.state import CONVERTED, load
 from liquidcli.gates.training.train import train
 from liquidcli.text_file import json_lines
 from tests.gate_packs import write_base
@@ -205,16 +207,68 @@ def test_damage_is_named(tmp_path, base, options):
     train(base, tmp_path / "p.gguf", options, resume=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{"])
-def test_a_damaged_list_of_options_is_named(tmp_path, base, options, content):
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"{}", None])
+@pytest.mark.parametrize("resume", [True, False])
+def test_without_a_list_of_options_nothing_is_resumed(tmp_path, base, options, content, resume):
     stop_at("end to end", base, tmp_path / "p.gguf", options)
     kept = tmp_path / "p.gguf.state" / "options.json"
-    kept.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"options\.json is damaged") as caught:
-        train(base, tmp_path / "p.gguf", options, resume=True)
-    assert str(kept) in caught.value.hint
-    kept.unlink()
-    train(base, tmp_path / "p.gguf", options, resume=True)
+    kept.unlink() if content is None else kept.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"options\.json is (damaged|missing), and nothing else says") as caught:
+        train(base, tmp_path / "p.gguf", replace(options, seed=2), resume=resume)
+    assert "another -o or --state" in caught.value.hint and kept.exists() == (content is not None)
+
+
+def test_a_damaged_list_of_options_with_nothing_beside_it_is_no_hindrance(tmp_path, base, options):
+    state = tmp_path / "p.gguf.state"
+    state.mkdir()
+    (state / "options.json").write_bytes(b"{")
+    (state / CONVERTED).write_bytes(b"of who knows what")
+    train(base, tmp_path / "p.gguf", options)
+    assert not (state / CONVERTED).exists()
+
+
+def test_nothing_to_resume_is_noted(tmp_path, base, options):
+    notes: list[str] = []
+    train(base, tmp_path / "p.gguf", options, resume=True, note=notes.append)
+    assert len(notes) == 1 and "nothing to resume" in notes[0] and "p.gguf.state" in notes[0]
+    train(base, tmp_path / "p.gguf", options, resume=True, note=notes.append)
+    (tmp_path / "q.gguf.state").mkdir()
+    train(base, tmp_path / "q.gguf", options, note=notes.append)
+    assert len(notes) == 1
+
+
+def test_more_gates_than_candidates_are_refused(tmp_path, base, options):
+    with pytest.raises(UsageError, match="--n-gates 3: at most 2 was expected"):
+        train(base, tmp_path / "p.gguf", replace(options, n_gates=3))
+    assert not (tmp_path / "p.gguf.state").exists()
+    report = train(base, tmp_path / "p.gguf", replace(options, n_gates=None))
+    assert report["gates"] == [1, 2] and report["options"]["n_gates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [({"device": "cuda"}, "--device"), ({"data": "share=x"}, "share=x")], ids=str
+)
+def test_options_are_looked_at_before_the_folder(tmp_path, base, options, monkeypatch, words, said):
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
+    stop_at("end to end", base, tmp_path / "p.gguf", options)
+    wrong = {name: (f"{options.data[0]}:{word}",) if name == "data" else word for name, word in words.items()}
+    with pytest.raises(UsageError, match=said):
+        train(base, tmp_path / "p.gguf", replace(options, **wrong))
+
+
+@pytest.mark.parametrize("words", ["8-11,25", "1", "1-2", "3,5-7,9"])
+def test_layers_are_shown_as_they_are_typed(words):
+    assert layers_text(parse_layers(words)) == words
+
+
+def test_options_of_the_earlier_run_are_shown_as_they_are_typed(tmp_path, base, options):
+    texts = (options.data[0], rows_file(tmp_path / "b.jsonl"))
+    stop_at("end to end", base, tmp_path / "p.gguf", replace(options, data=texts, target=0.825))
+    told = re.escape(f"begun with --data {texts[0]} --data {texts[1]}, --target 82.5%, --layers 1-2, other contents")
+    with pytest.raises(UsageError, match=told):
+        train(base, tmp_path / "p.gguf", replace(options, layers=(2,)), resume=True)
+    with pytest.raises(UsageError, match="--layers 1-2,7: layers from 1 to 3"):
+        train(base, tmp_path / "q.gguf", replace(options, layers=(1, 2, 7)))
 
 
 def test_a_damaged_chunk_is_named(tmp_path, base, options):
@@ -252,15 +306,15 @@ def test_lines_end_with_a_line_feed_alone(tmp_path, base, options):
 
 
 def test_greedy_answers_are_held_out_as_sampled_ones_are(tmp_path, base, options, monkeypatch):
-    monkeypatch.setattr(training, "write_own_text", lambda run: None)
-    state = tmp_path / "p.gguf.state"
-    state.mkdir()
-    for name in ("own.jsonl", "own-greedy.jsonl"):
-        rng = random.Random(name)
-        rows = [{"kind": "chat", "tokens": rng.choices(range(13), k=40)} for _ in range(20)]
-        (state / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def write(run: training.Run) -> None:
+        for name in ("own.jsonl", "own-greedy.jsonl"):
+            rng = random.Random(name)
+            rows = [{"kind": "chat", "tokens": rng.choices(range(13), k=40)} for _ in range(20)]
+            (run.state / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    monkeypatch.setattr(training, "write_own_text", write)
     greedy = replace(options, data=("self:99:greedy",))
-    assert list(train(base, tmp_path / "p.gguf", greedy, resume=True)["held_out"]) == ["self:greedy"]
+    assert list(train(base, tmp_path / "p.gguf", greedy)["held_out"]) == ["self:greedy"]
 
 
 def test_half_a_record_is_dropped(tmp_path):

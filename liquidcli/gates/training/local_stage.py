@@ -49,7 +49,7 @@ def fit_local(run: Run) -> None:
     data = load_harvested(run, run.candidates)
     gates = copy.deepcopy(run.initial) or Gates(run.candidates, run.base.shape.n_embd, o.adapter_size, o.seed)
     rows, held_out = _split(data)
-    n_gates = len(run.candidates) if run.initial else o.n_gates
+    n_gates = len(run.candidates) if run.initial else o.kept(len(run.candidates))
     tell = lambda what, total: lambda epoch, _: run.tell(epoch + 1, total, what)  # noqa: E731
     if not run.initial and o.adapter_size:
         told = tell("adapters, all tokens", o.epochs)

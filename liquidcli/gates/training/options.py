@@ -6,6 +6,7 @@ Knows the names of the command line. Trains nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import UsageError
@@ -13,9 +14,10 @@ from ...gate_layout import KV_POLICIES, SCOPES, GatePlace
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
+N_GATES = 12  # where no number is asked for, and there are as many candidates
 FROM_INIT = ("layers", "n_gates", "adapter_size", "span", "scope")  # a pack to go on from says these itself
 _AT_LEAST = {
-    "valid_rows": 1, "balance": 0, "n_gates": 1, "always_run_tokens": 0, "harvest_tokens": 0, "epochs": 1,
+    "valid_rows": 1, "balance": 0, "always_run_tokens": 0, "harvest_tokens": 0, "epochs": 1,
     "tune_tokens": 0, "batch_tokens": 1, "n_ctx": 1, "seed": 0, "rank": 0, "vocab_sample": 0,
 }  # fmt: skip
 
@@ -31,7 +33,7 @@ class Options:
     init: str = ""  # a pack to go on from
     target: float = 0.93
     layers: tuple[int, ...] = ()  # candidates; empty: all but the first two and the last two
-    n_gates: int = 12  # how many of the candidates are kept
+    n_gates: int | None = None  # how many of the candidates are kept; None: N_GATES, or all where there are fewer
     adapter_size: int = 64  # 0: a skip leaves the state as it is
     always_run_tokens: int = 4
     harvest_tokens: int = 30000  # 0: the gates of `init` are not priced anew
@@ -62,6 +64,8 @@ class Options:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: {least} or more was expected")
+        if self.n_gates is not None and self.n_gates < 1:
+            raise UsageError(f"--n-gates {self.n_gates}: 1 or more was expected")
         for name in ("lr", "local_lr", "gate_lr"):
             rate = getattr(self, name)
             if not (0 < rate < math.inf or (name == "gate_lr" and rate == 0)):
@@ -86,8 +90,9 @@ class Options:
         """The candidates. Spans tile the layers asked for, from the first one on."""
         layers = list(self.layers) or list(range(2, n_layer - 2))
         if not layers or min(layers) < 1 or max(layers) >= n_layer:
-            given = ",".join(map(str, layers))
-            raise UsageError(f"--layers {given}: layers from 1 to {n_layer - 1} were expected; the first always runs")
+            raise UsageError(
+                f"--layers {layers_text(layers)}: layers from 1 to {n_layer - 1} were expected; the first always runs"
+            )
         found, free_from = [], 0
         for layer in sorted(layers):
             if layer >= free_from and all(layer + i in layers for i in range(self.span)):
@@ -95,7 +100,27 @@ class Options:
                 free_from = layer + self.span
         if not found:
             raise UsageError(f"--layers: no {self.span} layers in a row were among them, --span {self.span} needs that")
+        if self.n_gates and self.n_gates > len(found):
+            raise UsageError(
+                f"--n-gates {self.n_gates}: at most {len(found)} was expected, as many as there are candidates",
+                hint="a smaller --n-gates, or more --layers",
+            )
         return found
+
+    def kept(self, n_places: int) -> int:
+        """How many of so many candidates are kept."""
+        return self.n_gates or min(N_GATES, n_places)
+
+
+def layers_text(layers: Iterable[int]) -> str:
+    """Layers as --layers takes them: `8-11,25`."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _flag(name: str) -> str:

@@ -21,7 +21,7 @@ from ...errors import IntegrityError, UsageError
 from ...files import atomic_output, sha256_file
 from ...gguf_file import open_gguf
 from ..identity import base_identity, check_is_model
-from .options import Options
+from .options import Options, layers_text
 
 OPTIONS, LOCK, CONVERTED = "options.json", "lock", "base-f32.gguf"
 _FREE = ("threads", "device", "valid", "valid_rows", "balance")  # how, and the last stage, which always runs anew
@@ -35,13 +35,16 @@ _TAIL_BYTES = 1 << 20
 
 
 @contextmanager
-def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], resume: bool) -> Iterator[None]:
-    """The folder for this run and no other; UsageError if it holds one that is not to be resumed, or is another's."""
+def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], resume: bool) -> Iterator[bool]:
+    """The folder for this run and no other, and whether stages have left something in it.
+
+    UsageError if it holds a run that is not to be resumed, or is another's.
+    """
     told = json.loads(json.dumps(asdict(options)))
     told |= {"base": _fingerprint(base), "texts": [sha256_file(path) for path in texts]}
     told["init_content"] = sha256_file(options.init) if options.init else ""
     made = not state.exists()
-    if not resume and _left(state):
+    if not resume and _told_before(state) and _left(state):
         raise UsageError(f"{state} holds an earlier run", hint="--resume goes on with it; or name another -o")
     state.mkdir(parents=True, exist_ok=True)
     try:
@@ -50,7 +53,7 @@ def opened(state: Path, options: Options, base: Path, texts: Sequence[Path], res
             (state / "chunks").mkdir(exist_ok=True)
             with atomic_output(state / OPTIONS) as part:
                 part.write_text(json.dumps(told, indent=1))
-            yield
+            yield bool(_left(state))
     except Timeout as error:
         raise UsageError(f"a run is going on in {state}", hint="wait for it, or name another --state") from error
     finally:
@@ -91,8 +94,8 @@ def _remove(state: Path) -> None:
 
 def _compare(state: Path, told: dict[str, Any]) -> None:
     """Refuse what the stages in the folder were not made with. A folder without any is whoever comes next's."""
-    before = _told_before(state / OPTIONS)
-    if before.get("base", told["base"]) != told["base"]:
+    before = _told_before(state)
+    if before.get("base") != told["base"]:
         if _left(state):
             raise UsageError(f"the run in {state} was begun with another base", hint="name another -o or --state")
         (state / CONVERTED).unlink(missing_ok=True)
@@ -108,14 +111,22 @@ def _compare(state: Path, told: dict[str, Any]) -> None:
         )
 
 
-def _told_before(kept: Path) -> dict[str, Any]:
+def _told_before(state: Path) -> dict[str, Any]:
+    """What stages in the folder were made with; IntegrityError if there are some and nothing vouches for them."""
+    kept = state / OPTIONS
     try:
-        before = json.loads(kept.read_text()) if kept.exists() else {}
+        before = json.loads(kept.read_text()) if kept.exists() else None
     except ValueError:
         before = None
-    if not isinstance(before, dict):
-        raise IntegrityError(f"{kept} is damaged", hint=f"rm {kept}, and repeat the command exactly as it was")
-    return before
+    if isinstance(before, dict) and "base" in before:
+        return before
+    if not _left(state):
+        return {}
+    fault = "is damaged" if kept.exists() else "is missing"
+    raise IntegrityError(
+        f"{kept} {fault}, and nothing else says what the files beside it were made with",
+        hint="name another -o or --state, where the run starts from the beginning",
+    )
 
 
 def _word(name: str, value: Any) -> str:
@@ -123,8 +134,12 @@ def _word(name: str, value: Any) -> str:
     if name in _CONTENTS:
         return f"other contents of {_CONTENTS[name]}"
     flag = f"--{name.replace('_', '-')}"
-    words = " ".join(map(str, value)) if isinstance(value, list) else f"{value:.0%}" if name == "target" else value
-    return f"{flag} {words}" if words not in ("", None) else f"no {flag}"
+    words = [str(one) for one in value] if isinstance(value, list) else [] if value in ("", None) else [str(value)]
+    if name == "target":
+        words = [f"{100 * value:g}%"]
+    if name == "layers" and value:
+        words = [layers_text(value)]
+    return " ".join(f"{flag} {word}" for word in words) or f"no {flag}"
 
 
 def _fingerprint(base: Path) -> str:

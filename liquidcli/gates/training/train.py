@@ -81,7 +81,7 @@ class Run:
     def _check_reach(self) -> None:
         """UsageError where all gates together, shut for every token, would still run more than the target."""
         o, n_layer = self.options, self.base.shape.n_layer
-        n_gates = len(self.candidates) if self.initial else min(o.n_gates, len(self.candidates))
+        n_gates = len(self.candidates) if self.initial else o.kept(len(self.candidates))
         switched = sum(sorted(map(self.network.worth, self.candidates), reverse=True)[:n_gates])
         least = round(1 - switched / n_layer, 9)
         if o.target < least:
@@ -139,13 +139,20 @@ def train(
     state: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a pack for `base` (a GGUF or a checkpoint folder) and write it to `out`; the report is returned."""
+    """Train a pack for `base` (a GGUF or a checkpoint folder) and write it to `out`; the report is returned.
+
+    `note` is told that there was nothing to resume.
+    """
     base, out, state = Path(base), Path(out), Path(state or f"{out}.state")
     options.check()
+    _device(options.device)
     texts = [source.path for source in map(Source.parse, options.data) if source.path]
     _check_output(out, base, texts, options)
-    with opened(state, options, base, texts, resume):
+    with opened(state, options, base, texts, resume) as goes_on:
+        if note and resume and not goes_on:
+            note(f"there is nothing to resume in {state}: the run starts from the beginning")
         run = Run(_as_gguf(base, state, progress), state, options, progress)
         with contextlib.closing(run.vocab):
             write_own_text(run)
@@ -308,6 +315,7 @@ def write_result(run: Run, out: Path, held_out: dict[str, list[Row]]) -> dict[st
         kv=run.kv,
     )
     options = asdict(o) | {name: [_named(text) for text in getattr(o, name)] for name in ("data", "valid")}
+    options["n_gates"] = o.kept(len(run.candidates))
     options = {name: value for name, value in options.items() if not (o.init and name in FROM_INIT)}
     report = {
         "options": options | {"init": Path(o.init).name},
