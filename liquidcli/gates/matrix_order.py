@@ -41,11 +41,14 @@ class MatrixOrder:
         return cls(tuple(known), b"".join(known.values()))
 
     def moved(self, other: MatrixOrder) -> str | None:
-        """The matrix with most pairs in another order than in `other`, where there are too many such pairs."""
+        """A matrix that holds other weights in `other`: the one with most pairs swapped where there are too many such
+        pairs, or one where nothing is left of an order (zeros, no numbers)."""
         theirs = dict(other._groups())
-        pairs = {name: _compare(mine, theirs[name]) for name, mine in self._groups() if name in theirs}
+        pairs = {name: _compare(mine, theirs[name]) for name, mine in self._groups() if name in theirs and mine.any()}
         swapped, ordered = (sum(counts) for counts in zip(*pairs.values(), strict=True)) if pairs else (0, 0)
-        return max(pairs, key=lambda name: pairs[name][0]) if swapped > _SWAPPED * ordered else None
+        if swapped > _SWAPPED * ordered:
+            return max(pairs, key=lambda name: pairs[name][0])
+        return next((name for name, (_, n) in pairs.items() if not n), None)
 
     def _groups(self) -> list[tuple[str, np.ndarray]]:
         ranks = np.frombuffer(self.ranks, np.int8).reshape(len(self.names), RANKS // GROUP, GROUP)

@@ -88,6 +88,14 @@ def test_the_matrix_that_moved_is_named(tmp_path):
     assert "but blk.1.attn_q.weight holds" in difference
 
 
+@pytest.mark.parametrize("gone", [0.0, np.nan])
+def test_a_matrix_without_any_order_is_other_weights(tmp_path, gone):
+    base, zeroed = identity(model(T.F16, weights()), tmp_path), weights()
+    zeroed["blk.1.ffn_up.weight"][:] = gone
+    assert "but blk.1.ffn_up.weight holds" in base.difference(identity(model(T.F16, zeroed), tmp_path))
+    assert identity(model(T.F16, zeroed), tmp_path).difference(base) is None  # what was made on zeros knows no order
+
+
 def test_types_with_a_codebook_have_no_order(tmp_path):
     base, down = identity(model(T.F16, weights()), tmp_path), "blk.0.ffn_down.weight"
     for kind in (T.IQ2_XXS, T.IQ3_S):
