@@ -18,12 +18,12 @@ from gguf import GGUFValueType as V
 
 from ..errors import IntegrityError, UsageError, quote
 from ..files import atomic_output, check_apart
-from ..gguf_file import GGUFFile, open_gguf
+from ..gguf_file import GGUFFile, check_loadable, open_gguf
 from ..quant.types import NEEDS_IMATRIX
 from . import container
 from .container import Tensor
-from .identity import base_identity, check_is_model
-from .pack import SKIP_TENSORS, Pack, read_pack
+from .identity import check_is_model
+from .pack import SKIP_TENSORS, Pack, check_belongs, read_pack
 from .stock import WORDS, derived_keys
 
 Progress = Callable[[int, int, str], None]
@@ -75,11 +75,8 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
         raise UsageError(
             f"{f.path} has the architecture {quote(f.architecture)}; packs can be applied to {', '.join(WORDS)}"
         )
-    if difference := gates.base.difference(base_identity(f)):
-        raise IntegrityError(
-            f"{gates.path or 'the gate pack'} was made for another base than {f.path}: {difference}",
-            hint="liquid gates show PACK tells which base a pack belongs to",
-        )
+    check_loadable(f, need_tokenizer=False)
+    check_belongs(gates, f)
 
 
 def _keys(f: GGUFFile, gates: Pack) -> dict[str, bytes]:

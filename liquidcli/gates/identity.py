@@ -42,8 +42,8 @@ class Identity:
                 return f"the file's {name.replace('_', ' ')} is {theirs[name]}, the pack's {mine}"
         if self.norms_sha256 != other.norms_sha256:
             return "the shapes agree, but the norms are those of other weights (a fine-tune or another model)"
-        if moved := self.order.moved(other.order):
-            return f"shapes and norms agree, but {moved} holds other weights (a fine-tune)"
+        if found := self.order.difference(other.order):
+            return f"shapes and norms agree, but {found}"
         return None
 
 

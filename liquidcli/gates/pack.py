@@ -25,8 +25,8 @@ from ..gate_layout import GATE_KINDS, KV_POLICIES, DepthKeys, GatePlace
 from ..gguf_checks_depth import check_depth_keys
 from ..gguf_file import GGUFFile, open_gguf
 from . import container
-from .identity import Identity
-from .matrix_order import GROUP, RANKS, MatrixOrder
+from .identity import Identity, base_identity
+from .matrix_order import MatrixOrder
 
 BASE_PREFIX = "depth_gates.base."
 ORDER = BASE_PREFIX + "order."
@@ -149,10 +149,14 @@ def _check_bytes(f: GGUFFile) -> None:
         _fail(f.path, "its tensors are not those that were written: their sha256 differs from the one it holds")
 
 
+def _said(value: Any) -> str:
+    return "missing" if value is None else quote(value)
+
+
 def _base_number(f: GGUFFile, name: str) -> int:
     number = f.metadata.get(BASE_PREFIX + name)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
-        _fail(f.path, f"{BASE_PREFIX}{name} is {quote(number)}, a number was expected")
+        _fail(f.path, f"{BASE_PREFIX}{name} is {_said(number)}, a number was expected")
     return number
 
 
@@ -160,7 +164,7 @@ def _read_identity(f: GGUFFile) -> Identity:
     text: dict[str, Any] = {name: f.metadata.get(BASE_PREFIX + name) for name in ("architecture", "norms_sha256")}
     for name, content in text.items():
         if not isinstance(content, str):
-            _fail(f.path, f"{BASE_PREFIX}{name} is {quote(content)}, so the base it belongs to is not known")
+            _fail(f.path, f"{BASE_PREFIX}{name} is {_said(content)}, so the base it belongs to is not known")
     if text["architecture"] != f.architecture:
         _fail(f.path, f"it says {quote(f.architecture)} and is for a base of {quote(text['architecture'])}")
     numbers = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv")
@@ -172,10 +176,12 @@ def _read_order(f: GGUFFile) -> MatrixOrder:
     if types == [None, None]:
         return MatrixOrder()
     names, ranks = f.metadata.get(ORDER + "tensors", ()), f.metadata.get(ORDER + "ranks", ())
-    typed = types == [(V.ARRAY, V.STRING), (V.ARRAY, V.UINT8)]
-    if not typed or len(ranks) != RANKS * len(names) or max(ranks, default=0) >= GROUP:
-        _fail(f.path, f"{ORDER}ranks is no list of {RANKS} numbers below {GROUP} for each of {ORDER}tensors")
-    return MatrixOrder(tuple(names), bytes(ranks))
+    if types != [(V.ARRAY, V.STRING), (V.ARRAY, V.UINT8)]:
+        _fail(f.path, f"{ORDER}tensors and {ORDER}ranks are not lists of names and of small numbers (u8)")
+    order = MatrixOrder(tuple(names), bytes(ranks))
+    if fault := order.fault(_base_number(f, "block_count")):
+        _fail(f.path, f"{ORDER}tensors and {ORDER}ranks hold {fault}")
+    return order
 
 
 def read_depth(f: GGUFFile, n_layer: int) -> Depth:
@@ -230,6 +236,15 @@ def _check_calibration(depth: Depth, path: Path | None) -> None:
     )
     if not ok or any(a >= b for a, b in itertools.pairwise(thresholds)):
         _fail(path, "its calibration is no rising list of thresholds with as many shares, all from 0 to 1")
+
+
+def check_belongs(pack: Pack, f: GGUFFile) -> None:
+    """IntegrityError unless `f` is a quantization of the base that `pack` was made for."""
+    if difference := pack.base.difference(base_identity(f)):
+        raise IntegrityError(
+            f"{pack.path or 'the gate pack'} was made for another base than {f.path}: {difference}",
+            hint="liquid gates show PACK tells which base a pack belongs to",
+        )
 
 
 def check_pack(pack: Pack, path: Path | None = None) -> None:

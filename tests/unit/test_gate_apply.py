@@ -60,6 +60,16 @@ def test_the_gates_arrive(tmp_path, base, pack):
             np.testing.assert_array_equal(f.array(name), g.array(name))
 
 
+@pytest.mark.parametrize("name", ["blk.1.attn_k.weight", "blk.2.ffn_down.weight", "token_embd.weight"])
+def test_a_base_without_one_of_its_tensors_is_refused_by_its_name(tmp_path, pack, name):
+    broken = llama(4)
+    del broken.tensors[name]
+    path = broken.write(tmp_path / "broken.gguf")
+    with pytest.raises(IntegrityError, match=f"{path}: the tensor '{name}' is missing"):
+        apply_pack(path, pack, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def _quantized(kind: int, block: int, block_bytes: int, n_embd: int, n_ff: int):
     g = llama(4, n_embd=n_embd, n_ff=n_ff)
     for i in range(4):
@@ -199,6 +209,10 @@ def test_gemma_without_windows(tmp_path):
 def test_mixture_bases_are_told_what_llama_cpp_derives(tmp_path):
     g = llama(4)
     g.keys["llama.expert_count"], g.keys["llama.expert_used_count"] = (UINT32, 2), (UINT32, 1)
+    for i in range(4):
+        g.tensors[f"blk.{i}.ffn_gate_inp.weight"] = f32(32, 2)
+        for name in ("ffn_gate", "ffn_up", "ffn_down"):
+            g.tensors[f"blk.{i}.{name}_exps.weight"] = f32(*g.tensors.pop(f"blk.{i}.{name}.weight").shape, 2)
     base = g.write(tmp_path / "moe.gguf")
     pack = write_tiny_pack(tmp_path / "pack.gguf", base)
     apply_pack(base, pack, tmp_path / "out.gguf")

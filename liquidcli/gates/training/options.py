@@ -82,7 +82,7 @@ class Options:
         if self.span < 1 or (self.span > 1 and self.scope != "layer"):
             raise UsageError(f"--span {self.span}: 1 was expected, or more with --scope layer")
         if not self.harvest_tokens and not (self.init and self.gate_lr):
-            raise UsageError("--harvest-tokens 0 is for --init with --gate-lr: gates come from there or are priced")
+            raise UsageError("--harvest-tokens 0 prices no gates: --init and a --gate-lr above 0 train a pack's")
         if self.rank and not self.tune_tokens:
             raise UsageError("--rank: updates are trained by --tune-tokens, which is 0")
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import IntegrityError, UsageError
+from ...errors import UsageError
 from ...gguf_file import open_gguf
 from ..identity import base_identity
-from ..pack import Depth, Pack, read_pack, write_pack
+from ..pack import Depth, Pack, check_belongs, read_pack, write_pack
 from .balance import balance, prices
 from .base import base_units
 from .data import Row, Source, documents, own_answers
@@ -76,8 +76,7 @@ def read_gates(path: Path, network: Network) -> Gates:
     if pack.depth.gate_kind != "linear" or not plain or lora:
         raise UsageError(f"{path}: training goes on from linear gates with adapters and without low-rank updates")
     with open_gguf(network.base.path) as f:
-        if difference := pack.base.difference(base_identity(f)):
-            raise IntegrityError(f"{path} was made for another base than {f.path}: {difference}")
+        check_belongs(pack, f)
     adapter_size = len(pack.tensors[adapted[0]]) if adapted else 0
     gates = Gates(places, network.shape.n_embd, adapter_size)
     shift = torch.logit(torch.tensor(pack.depth.threshold))
