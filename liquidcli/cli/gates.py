@@ -69,7 +69,7 @@ Epochs = Annotated[int | None, _trained("epochs", "N", "Passes over what the fir
 Tune = Annotated[int | None, _trained("tune_tokens", "N", "Tokens of the end-to-end stage.", min=0)]
 Batch = Annotated[int | None, _trained("batch_tokens", "N", "Tokens of one step of that stage, at least.", min=1)]
 Lr = Annotated[float | None, _trained("lr", "X", "Learning rate of the end-to-end stage.")]
-GateLr = Annotated[float | None, _trained("gate_lr", "X", "The gates' in that stage; 0: only adapters are trained.")]
+GateLr = Annotated[float | None, _trained("gate_lr", "X", "The gates' in that stage; 0: they are left alone there.")]
 Device = Annotated[str | None, _trained("device", "auto|cpu|cuda", "Where PyTorch computes.")]
 _PRECISION = "Of that stage's matrix products; gates, norms and the head are float32."
 Precision = Annotated[str | None, _trained("precision", "float32|bfloat16", _PRECISION)]
@@ -207,7 +207,7 @@ def apply(base: BaseFile, pack: PackFile, output: Output, json: Json = False, qu
         return
     if fallbacks := result["fallbacks"]:
         kinds = " or ".join(sorted(set(fallbacks.values())))
-        out.talk(f"{len(fallbacks)} adapter tensors fell back to {kinds}, a type that divides their rows")
+        out.talk(f"{len(fallbacks)} adapter tensors fell back to {kinds}: the type beside them does not fit")
     out.data(str(output))
 
 

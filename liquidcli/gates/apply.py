@@ -77,6 +77,9 @@ def check_base(f: GGUFFile, gates: Pack) -> None:
         )
     check_loadable(f, need_tokenizer=False)
     check_belongs(gates, f)
+    for name in gates.lora:
+        if name not in f.tensors:
+            raise IntegrityError(f"{gates.path or 'the gate pack'} updates {quote(name)}, which {f.path} has not")
 
 
 def _keys(f: GGUFFile, gates: Pack) -> dict[str, bytes]:

@@ -50,10 +50,8 @@ def _plain(kind: GGUFValueType, content: object) -> bytes:
     formats = {
         GGUFValueType.UINT8: "<B",
         GGUFValueType.UINT32: "<I",
-        GGUFValueType.INT32: "<i",
         GGUFValueType.FLOAT32: "<f",
         GGUFValueType.BOOL: "<?",
-        GGUFValueType.UINT64: "<Q",
     }
     return struct.pack(formats[kind], content)
 

@@ -72,7 +72,7 @@ def norms_sha256(f: GGUFFile) -> str:
 
 
 def base_identity(f: GGUFFile) -> Identity:
-    """The identity of a base model; of a `liquid` file, that of the base it was made from is not known and refused."""
+    """The identity of a base model; IntegrityError where a norm is missing or a number is none."""
     number = lambda key, default=0: _number(f, key, default)  # noqa: E731
     n_head = number("attention.head_count")
     return Identity(

@@ -34,8 +34,7 @@ TENSORS_SHA256 = "depth_gates.tensors_sha256"  # of their bytes, in the file's o
 DEPTH = "depth."
 SKIP_TENSORS = ("depth_skip_gate", "depth_skip_up", "depth_skip_down")
 _GATE_PARTS = ("", "_enc", "_norm", "_dec")  # after a gate's stem
-_NAME = re.compile(r"^blk\.(\d{1,4})\.([a-z_]+)\.(weight|bias)$")
-_LORA = re.compile(r"^(.+\.weight)\.(lora_a|lora_b)$")
+_LORA = re.compile(r"^((?!.*depth_).+\.weight)\.(lora_a|lora_b)$")
 _CHOICES = {"gate_kind": GATE_KINDS, "kv_policy": KV_POLICIES}
 
 
@@ -208,7 +207,7 @@ def read_depth(f: GGUFFile, n_layer: int) -> Depth:
     for name in ("threshold", "executed_fraction"):
         fields[f"calibration_{name}"] = tuple(get(f"calibration.{name}", ()))
     depth = Depth(**fields)
-    _check_depth(depth, n_layer, f.path)
+    _check_depth(depth, f.path)
     return depth
 
 
@@ -216,7 +215,7 @@ def _fail(path: Path | None, what: str) -> NoReturn:
     raise IntegrityError(f"{path or 'the gate pack'}: {what}")
 
 
-def _check_depth(depth: Depth, n_layer: int, path: Path | None) -> None:
+def _check_depth(depth: Depth, path: Path | None) -> None:
     for name, allowed in _CHOICES.items():
         if getattr(depth, name) not in allowed:
             _fail(path, f"liquid.depth.{name} is {quote(getattr(depth, name))}, not one of {', '.join(allowed)}")
@@ -252,16 +251,13 @@ def check_pack(pack: Pack, path: Path | None = None) -> None:
     n_embd, n_layer = pack.base.embedding_length, pack.base.block_count
     if len(pack.depth.gate_span) != n_layer:
         _fail(path, f"gate_span has {len(pack.depth.gate_span)} entries for {n_layer} layers")
-    _check_depth(pack.depth, n_layer, path)
+    _check_depth(pack.depth, path)
     gates = pack.depth.layout.gates()
     parts = _GATE_PARTS if pack.depth.gate_kind == "bottleneck" else _GATE_PARTS[:1]
-    known = {(gate.layer, name) for gate in gates for name in _names(gate, parts)}
+    known = {f"blk.{gate.layer}.{name}" for gate in gates for name in _names(gate, parts)}
     for name, content in pack.tensors.items():
-        match = _NAME.match(name)
-        if not match and not _LORA.match(name):
-            _fail(path, f"tensor {quote(name)} is none that a gate pack holds")
-        if match and (int(match[1]), match[2]) not in known:
-            _fail(path, f"tensor {quote(name)} belongs to no gate of this pack")
+        if name not in known and not _LORA.match(name):
+            _fail(path, f"tensor {quote(name)} belongs to no gate of this pack and updates no matrix")
         if not np.isfinite(content).all():
             _fail(path, f"tensor {quote(name)} holds numbers that are not finite")
     for gate in gates:
@@ -272,7 +268,8 @@ def check_pack(pack: Pack, path: Path | None = None) -> None:
 
 
 def _names(gate: GatePlace, parts: tuple[str, ...]) -> list[str]:
-    return [gate.stem + part for part in parts] + [name for name in SKIP_TENSORS if gate.may_adapt]
+    weights = [gate.stem + part for part in parts] + [name for name in SKIP_TENSORS if gate.may_adapt]
+    return [f"{gate.stem}.bias", *(f"{name}.weight" for name in weights)]
 
 
 def _check_gate(pack: Pack, gate: GatePlace, n_embd: int, path: Path | None) -> None:

@@ -193,16 +193,18 @@ def _pack_file(gates: str, *, offline: bool, progress: Progress | None) -> Path:
 
 
 def _builtin_pack(base: Path) -> Path | None:
-    """The package's own pack for this file, or for the model it is a quantization of."""
+    """The package's own pack for this file, or for the model it is a quantization of; None for a fine-tune of that."""
     from ..gates import builtin_pack_for
-    from ..gates.identity import norms_sha256
+    from ..gates.identity import base_identity, norms_sha256
+    from ..gates.pack import read_pack
     from ..gguf_file import open_gguf
 
     sha256 = store.sha256_by_name(base)
     if pack := sha256 and builtin_pack_for(sha256):
         return pack
     with open_gguf(base) as f:
-        return builtin_pack_for(norms_sha256(f))
+        pack = builtin_pack_for(norms_sha256(f))
+        return pack if pack and not read_pack(pack).base.difference(base_identity(f)) else None
 
 
 def _repository_pack(name: str, offline: bool, progress: Progress | None) -> Path | None:

@@ -18,6 +18,8 @@ from liquidcli.hub import default_model, housekeeping, resolve
 from liquidcli.hub.home import liquid_home
 from liquidcli.hub.transport import within
 from tests.fake_hub import FakeHub, serve
+from tests.gate_packs import write_base, write_tiny_pack
+from tests.gguf_bytes import f32, llama
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
 
@@ -143,6 +145,17 @@ def test_without_a_pack_the_plain_model_is_used_and_said_so(hub: FakeHub, monkey
     assert model.path == default_model.stored() and "every layer" in model.notes[0]
     with pytest.raises(NotFoundError, match="no built-in gate pack"):
         resolve.resolve_model(f"{default_model.ALIAS}+gates")
+
+
+def test_a_pack_that_is_built_in_is_not_meant_for_a_fine_tune_with_the_norms_of_its_base(tmp_path, monkeypatch) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    pack = write_tiny_pack(tmp_path / "pack.gguf", base)
+    monkeypatch.setattr("liquidcli.gates.builtin_pack_for", lambda sha256: pack)
+    monkeypatch.setattr(resolve.store, "sha256_by_name", lambda path: None)
+    tuned = llama(4)
+    tuned.tensors["blk.1.attn_q.weight"] = f32(32, 32, seed=99)
+    assert resolve._builtin_pack(base) == pack
+    assert resolve._builtin_pack(tuned.write(tmp_path / "tuned.gguf")) is None
 
 
 def test_with_a_pack_the_combined_file_is_used(tmp_path: Path, hub: FakeHub, monkeypatch) -> None:

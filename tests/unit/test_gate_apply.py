@@ -159,6 +159,15 @@ def test_low_rank_updates_are_merged(tmp_path, base):
         assert not any("lora" in tensor for tensor in g.tensors)
 
 
+def test_an_update_of_what_the_base_has_not_is_refused(tmp_path, base):
+    tiny, name = tiny_pack(base), "blk.1.ffn_side.weight"
+    update = {f"{name}.lora_{side}": np.zeros((32, 32), np.float32) for side in "ab"}
+    write_pack(tmp_path / "lora.gguf", Pack(tiny.base, tiny.depth, {**tiny.tensors, **update}))
+    with pytest.raises(IntegrityError, match=r"updates 'blk.1.ffn_side.weight', which .* has not"):
+        apply_pack(base, tmp_path / "lora.gguf", tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def test_an_update_is_not_merged_into_a_type_that_needs_an_importance_matrix(tmp_path):
     base = _quantized(T.IQ2_XXS, *GGML_QUANT_SIZES[T.IQ2_XXS], 256, 512).write(tmp_path / "base.gguf")
     tiny, name = tiny_pack(base), "blk.1.ffn_up.weight"

@@ -71,6 +71,16 @@ def test_another_architecture_and_a_model_with_gates_are_refused(tmp_path):
         load_base(liquid().write(tmp_path / "gated.gguf"))
 
 
+@pytest.mark.parametrize(
+    "depth", [{"threshold": 0.0}, {"threshold": 1.0}, {"min_layers": 2}, {"ffn_scaled_by_gate": True}], ids=str
+)
+def test_a_pack_that_training_would_change_in_silence_is_not_gone_on_from(tmp_path, depth):
+    base = write_base(tmp_path / "base.gguf")
+    pack = write_tiny_pack(tmp_path / "pack.gguf", base, **depth)
+    with pytest.raises(UsageError, match="training goes on from"):
+        read_gates(pack, Network(load_base(base), 0))
+
+
 def test_going_on_from_a_pack_of_a_fine_tune_is_refused(tmp_path):
     base, tuned = write_base(tmp_path / "base.gguf"), llama(4)
     tuned.tensors["blk.2.ffn_norm.weight"] = f32(32, seed=50)

@@ -116,6 +116,11 @@ BROKEN = {
     "a bias for two": lambda t: t.update({"blk.1.depth_gate.bias": np.zeros(2, np.float32)}),
     "a bottleneck part in a linear gate": lambda t: t.update({"blk.1.depth_gate_norm.weight": np.zeros(8, np.float32)}),
     "the gate of a half at a whole layer": lambda t: t.update({"blk.1.depth_gate_ffn.weight": np.zeros(32, "f4")}),
+    "the bias of an adapter": lambda t: t.update({"blk.1.depth_skip_gate.bias": np.zeros(32, np.float32)}),
+    "a layer spelled otherwise": lambda t: t.update({"blk.01.depth_gate.weight": np.zeros(32, np.float32)}),
+    "an update of an adapter": lambda t: t.update(
+        {f"blk.1.depth_skip_up.weight.lora_{side}": np.zeros((32, 32), np.float32) for side in "ab"}
+    ),
     "half a low-rank update": lambda t: t.update({"blk.1.ffn_up.weight.lora_a": np.zeros((2, 32), np.float32)}),
 }
 

@@ -196,15 +196,31 @@ def test_one_run_at_a_time(tmp_path, base, options):
         train(base, tmp_path / "p.gguf", options, resume=True)
 
 
-def test_damage_is_named(tmp_path, base, options):
-    stop_at("end to end", base, tmp_path / "p.gguf", options)
-    local = tmp_path / "p.gguf.state" / "local.pt"
-    whole = local.read_bytes()
-    local.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(IntegrityError, match=r"local\.pt is damaged"):
-        train(base, tmp_path / "p.gguf", options, resume=True)
-    local.unlink()
-    train(base, tmp_path / "p.gguf", options, resume=True)
+@pytest.mark.parametrize("name", ["local.pt", "tune.pt", "gates.pt"])
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_damage_is_named_and_its_hint_mends_it(tmp_path, base, options, name, is_lost):
+    options, out = replace(options, rank=2), tmp_path / "p.gguf"
+    stop_at("calibrating", base, out, options)
+    kept = tmp_path / "p.gguf.state" / name
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    if is_lost:
+        kept.unlink()
+    if not (is_lost and name == "gates.pt"):  # the last one: what is lost is computed anew
+        with pytest.raises(IntegrityError, match=f"{name} is {'missing' if is_lost else 'damaged'}") as caught:
+            train(base, out, options, resume=True)
+        with pytest.raises(UsageError, match="begun with --n-gates 1"):
+            train(base, out, replace(options, n_gates=2), resume=True)
+        for word in caught.value.hint.partition(",")[0].split()[1:]:
+            Path(word).unlink()
+    assert train(base, out, options, resume=True)["curve"]
+
+
+def test_what_a_killed_writer_leaves_is_no_earlier_run(tmp_path, base, options):
+    state = tmp_path / "p.gguf.state"
+    state.mkdir()
+    (state / ".base-f32.gguf.ab12.part").write_bytes(b"half")
+    train(base, tmp_path / "p.gguf", options)
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"{}", None])

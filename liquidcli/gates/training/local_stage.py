@@ -150,7 +150,7 @@ def _local_figures(data: Harvested, gates: Gates, rows: slice, level: float, kep
 
 def load_local(run: Run) -> tuple[Gates, list[dict]]:
     kept = load(run.state / "local.pt")
-    places = [GatePlace(**place) for place in kept["places"]] if "places" in kept else kept["layers"]
+    places = [GatePlace(**place) for place in kept["places"]]
     gates = Gates(places, run.base.shape.n_embd, kept["gates"]["skip_gate"].shape[2])
     gates.load_state_dict(kept["gates"])
     return gates, kept["figures"]

@@ -73,8 +73,14 @@ def read_gates(path: Path, network: Network) -> Gates:
     adapted = [f"blk.{place.layer}.depth_skip_gate.weight" for place in places if place.may_adapt]
     adapted = adapted if any(name in pack.tensors for name in adapted) else []
     plain = all(name in pack.tensors for name in adapted) and not any(place.is_exit for place in places)
-    if pack.depth.gate_kind != "linear" or not plain or lora:
-        raise UsageError(f"{path}: training goes on from linear gates with adapters and without low-rank updates")
+    scaled = pack.depth.ffn_scaled_by_gate or pack.depth.adapter_scaled_by_gate
+    if pack.depth.gate_kind != "linear" or not plain or lora or scaled or pack.depth.min_layers:
+        raise UsageError(
+            f"{path}: training goes on from linear gates that scale nothing, all with adapters or none, without exits, "
+            "least layers and low-rank updates"
+        )
+    if not 0 < pack.depth.threshold < 1:
+        raise UsageError(f"{path}: training goes on from a threshold between 0 and 1, not {pack.depth.threshold:g}")
     with open_gguf(network.base.path) as f:
         check_belongs(pack, f)
     adapter_size = len(pack.tensors[adapted[0]]) if adapted else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +32,7 @@ _UNTIL = {  # what may still change as long as a stage has left no file
 }
 _CONTENTS = {"texts": "--data", "init_content": "--init"}
 SETTLED = "gates.pt"
+_FILES = (*_UNTIL, SETTLED)  # of stages, in order: each is made from the one before it
 _TAIL_BYTES = 1 << 20
 
 
@@ -67,21 +69,26 @@ def save(kept: dict, path: Path) -> None:
 
 
 def load(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """What `save` wrote; IntegrityError for a file that was cut or changed. `mmap`: read when it is looked at."""
+    """What `save` wrote; IntegrityError for a file that was lost, cut or changed. `mmap`: read when it is looked at."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (FileNotFoundError, PermissionError):
+    except PermissionError:
         raise
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        raise IntegrityError(f"{path} is damaged", hint=f"rm {path}, then --resume computes it anew") from error
+        fault = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        after = _FILES[_FILES.index(path.name) :] if path.name in _FILES else (path.name,)
+        gone = " ".join(str(path.with_name(name)) for name in after if path.with_name(name).exists())
+        hint = f"rm {gone}, then --resume computes it anew" if gone else "--resume computes it anew"
+        raise IntegrityError(f"{path} {fault}", hint=hint) from error
 
 
 def _left(state: Path) -> list[Path]:
-    """What stages, or somebody else, left there."""
+    """What stages, or somebody else, left there; not what a writer was killed at."""
     if not state.exists():
         return []
-    chunks = [path for path in (state / "chunks").glob("*")]
-    return chunks + [path for path in state.iterdir() if path.name not in (OPTIONS, LOCK, CONVERTED, "chunks")]
+    found = [*(state / "chunks").glob("*"), *state.iterdir()]
+    ours = (OPTIONS, LOCK, CONVERTED, "chunks")
+    return [path for path in found if path.name not in ours and not re.fullmatch(r"\..+\.part", path.name)]
 
 
 def _remove(state: Path) -> None:
@@ -101,7 +108,7 @@ def _compare(state: Path, told: dict[str, Any]) -> None:
         (state / CONVERTED).unlink(missing_ok=True)
     if not _left(state):
         return
-    done = [name for name in _UNTIL if (state / name).exists() or (state / SETTLED).exists()]
+    done = [name for i, name in enumerate(_FILES) if any((state / later).exists() for later in _FILES[i:])]
     free = {*_FREE, "base", *(option for name in _UNTIL if name not in done for option in _UNTIL[name])}
     if changed := [name for name in told if told[name] != before.get(name, told[name]) and name not in free]:
         kept_words = ", ".join(_word(name, before.get(name)) for name in changed)

@@ -231,9 +231,8 @@ def tune(run: Run) -> None:
     """Stage `tune`: end to end; the state is saved behind a step if the last save is a while ago."""
     o, path = run.options, run.state / "tune.pt"
     gates, _ = load_local(run)
-    adapts = gates.skip_gate.shape[2] and bool(gates.may_adapt.any())
-    if not (adapts or o.gate_lr or o.rank):
-        return  # nothing is trained here
+    if not _tunes(run, gates):
+        return
     gates.add_updates(run.base, o.rank, o.seed)
     curve: list[dict] = []
     n_tokens, rows = 0, run.rows(o.seed + 1)
@@ -267,6 +266,12 @@ def tune(run: Run) -> None:
         run.tell(min(n_tokens, o.tune_tokens), o.tune_tokens, told)
 
 
+def _tunes(run: Run, gates: Gates) -> bool:
+    """Whether stage `tune` trains anything, and so leaves a file."""
+    o, adapts = run.options, gates.skip_gate.shape[2] and bool(gates.may_adapt.any())
+    return bool(o.tune_tokens and (adapts or o.gate_lr or o.rank))
+
+
 def _batch(rows: Rows, n_tokens: int) -> list[Row]:
     """Rows of at least `n_tokens` tokens together."""
     batch = rows.take(1)
@@ -277,7 +282,7 @@ def _batch(rows: Rows, n_tokens: int) -> list[Row]:
 
 def tuned_gates(run: Run) -> tuple[Gates, list[dict]]:
     gates, _ = load_local(run)
-    if not (run.state / "tune.pt").exists():
+    if not _tunes(run, gates):
         return gates, []
     gates.add_updates(run.base, run.options.rank)
     kept = load(run.state / "tune.pt")

@@ -126,5 +126,5 @@ class Tuner:
     def load_state(self, state: dict) -> None:
         self.gates.load_state_dict(state["gates"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done, self.price = state["done"], state.get("price", self.price)
+        self.done, self.price = state["done"], state["price"]
         self.generator.set_state(state["generator"])
